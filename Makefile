@@ -1,0 +1,45 @@
+# Needs Python >= 3.11, make and git; the rest goes to .venv.
+#
+#   make PYTHON=python3.12 setup      another Python than the first on the PATH
+#   make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"      torch without CUDA
+
+PYTHON ?= python3
+PIP_EXTRA ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TOO_OLD := rectiseg needs Python 3.11 or newer, and $(PYTHON) is older or missing: name another, as in "make PYTHON=python3.12 setup".
+
+# Other libraries' models and pictures, which only tests look at. Without their dependencies: torchvision's and timm's
+# would bring a second torch.
+ORACLES := timm torchvision scikit-image
+
+.PHONY: setup check test soak demo bench
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo '$(TOO_OLD)' >&2; exit 1; }
+	@echo "Installing into $(VENV): this takes minutes where torch has to be downloaded."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt $(PIP_EXTRA)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps $(ORACLES) -c constraints.txt $(PIP_EXTRA)
+	@touch $@
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not soak'
+
+soak: setup
+	$(BIN)/pytest -m soak
+
+demo: setup
+	$(BIN)/rectiseg predict examples/street.jpg -o demo --panel --overlay
+	@echo "Open demo/street_panel.png: the picture, the parser's labels and the rectified labels."
+
+bench: setup
+	$(BIN)/python benchmarks/propagate.py

@@ -1,0 +1,1 @@
+"""Rectify scene parsing: GRN and LRN after any parser."""

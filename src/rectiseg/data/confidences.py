@@ -1,0 +1,163 @@
+"""Stored confidence maps: a refiner trains on a front's output without running the front.
+
+A store is a folder of one .safetensors file an image, with one tensor a view (a scale and a flip, each a run of the
+front of its own), beside ``store.json``. Our own fronts are kept as coarse scores and upsampled when they are read;
+others at full size, with only the eight likeliest classes of every pixel where there are more than 32.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rectiseg.data.datasets import Dataset, Sample
+from rectiseg.data.images import atomic_path
+from rectiseg.data.transforms import scaled, view_image, view_labels
+from rectiseg.ops.upsample import bilinear_kernel, upsample
+from rectiseg.types import Image, Logits, Parser
+
+KEPT_CLASSES = 8
+MANY_CLASSES = 32
+
+
+class View(NamedTuple):
+    scale: float = 1.0
+    flip: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.scale:g}" + ("-flipped" if self.flip else "")
+
+
+@runtime_checkable
+class CoarseParser(Protocol):
+    """A parser whose result is a fixed bilinear upsampling of coarse scores."""
+
+    output_stride: int
+    center: float
+
+    def coarse(self, image: Image, /) -> Logits: ...
+
+
+def store_confidences(
+    parser: Parser,
+    dataset: Dataset,
+    folder: Path,
+    views: Sequence[View],
+    source: str,
+    on_image: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the parser on every view of every image and keep what it says; images already stored are left alone.
+
+    ``source`` names the parser and its weights (a hash, say): a folder that holds another's output is refused.
+    """
+    coarse = parser if isinstance(parser, CoarseParser) else None
+    about = {
+        "source": source,
+        "classes": list(dataset.classes),
+        "views": [view.key for view in views],
+        "coarse": None if coarse is None else {"stride": coarse.output_stride, "center": coarse.center},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "store.json").exists():
+        if read_about(folder) != about:
+            raise ValueError(f"{folder}: holds confidences of another model or other views; delete it or name another")
+    else:
+        with atomic_path(folder / "store.json") as path:
+            path.write_text(json.dumps(about, indent=2), encoding="utf-8")
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if not (folder / f"{sample.name}.safetensors").exists():
+            tensors: dict[str, Tensor] = {}
+            for view in views:
+                image = view_image(sample.image, *view)[None]
+                if coarse is not None:
+                    tensors[view.key] = coarse.coarse(image)[0].half().contiguous()
+                else:
+                    tensors |= packed(parser(image)[0], view.key)
+            with atomic_path(folder / f"{sample.name}.safetensors") as path:
+                save_file(tensors, path)
+        on_image()
+
+
+def packed(logits: Float[Tensor, "classes height width"], key: str) -> dict[str, Tensor]:
+    if len(logits) <= MANY_CLASSES:
+        return {key: logits.half().contiguous()}
+    values, classes = logits.log_softmax(dim=0).topk(KEPT_CLASSES, dim=0)
+    return {key: values.half().contiguous(), f"{key}-classes": classes.to(torch.int16).contiguous()}
+
+
+def unpacked(
+    values: Float[Tensor, "kept height width"], classes: Tensor, num_classes: int
+) -> Float[Tensor, "classes height width"]:
+    """The classes that were left out share the remaining probability equally."""
+    values = values.float()
+    left_out = (1 - values.exp().sum(dim=0, keepdim=True)).clamp(min=1e-6) / (num_classes - len(values))
+    logits = left_out.log().expand(num_classes, -1, -1).clone()
+    return logits.scatter_(0, classes.long(), values)
+
+
+def read_about(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no store of confidences here; make one with `rectiseg confidences`") from error
+
+
+class StoredSample(NamedTuple):
+    image: Float[Tensor, "3 height width"]
+    labels: Tensor
+    logits: Float[Tensor, "classes height width"]
+    name: str
+
+
+class Confidences:
+    """A data set together with its stored confidence maps."""
+
+    def __init__(self, dataset: Dataset, folder: str | Path):
+        self.dataset = dataset
+        self.folder = Path(folder)
+        about = read_about(self.folder)
+        if tuple(about["classes"]) != tuple(dataset.classes):
+            raise ValueError(f"{folder}: these confidences are of other classes than the data set's")
+        self.views = tuple(view_of(key) for key in about["views"])
+        self.coarse = about["coarse"]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int, view: View) -> StoredSample:
+        """Image, labels and logits as the front saw and said them in this view."""
+        sample: Sample = self.dataset[index]
+        image = view_image(sample.image, *view)
+        labels = view_labels(sample.labels, *view)
+        path = self.folder / f"{sample.name}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = file.get_tensor(view.key)
+                classes = file.get_tensor(f"{view.key}-classes") if f"{view.key}-classes" in file.keys() else None  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: no confidences for this view; run `rectiseg confidences` again") from error
+        height, width = scaled(sample.labels.shape[-2:], view.scale)
+        if self.coarse is not None:
+            stride, center = self.coarse["stride"], self.coarse["center"]
+            kernel = bilinear_kernel(len(stored), stride, center)
+            logits = upsample(stored.float()[None], kernel, stride, center, height, width)[0]
+        elif classes is not None:
+            logits = unpacked(stored, classes, len(self.dataset.classes))
+        else:
+            logits = stored.float()
+        if logits.shape[-2:] != (height, width):
+            raise ValueError(f"{path}: confidences of {list(logits.shape[-2:])} for an image of {[height, width]}")
+        return StoredSample(image, labels, logits, sample.name)
+
+
+def view_of(key: str) -> View:
+    scale, _, flipped = key.partition("-")
+    return View(float(scale), bool(flipped))

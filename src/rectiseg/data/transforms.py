@@ -1,0 +1,57 @@
+"""Joint scale, flip and crop of an image, its labels and, for a refiner, its confidence maps."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from rectiseg.types import IGNORE_INDEX
+
+OneImage = Float[Tensor, "3 height width"]
+OneLabelMap = Int[Tensor, "height width"]
+OneLogits = Float[Tensor, "classes height width"]
+
+
+def draw(choices: tuple[float, ...], generator: Generator) -> float:
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+
+def coin(generator: Generator) -> bool:
+    return bool(torch.randint(2, (), generator=generator))
+
+
+def view_image(image: OneImage, scale: float, flip: bool) -> OneImage:
+    """The image at another scale, and mirrored: what a front sees when its output for this view is stored."""
+    if scale != 1:
+        size = scaled(image.shape[-2:], scale)
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(0, 1)
+    return image.flip(-1) if flip else image
+
+
+def view_labels(labels: OneLabelMap, scale: float, flip: bool) -> OneLabelMap:
+    """The label map that belongs to `view_image` of the same scale and flip."""
+    if scale != 1:
+        size = scaled(labels.shape[-2:], scale)
+        labels = F.interpolate(labels[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].long()
+    return labels.flip(-1) if flip else labels
+
+
+def scaled(size: torch.Size | tuple[int, int], scale: float) -> tuple[int, int]:
+    height, width = size
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def random_crop(
+    image: OneImage, labels: OneLabelMap, logits: OneLogits | None, size: tuple[int, int], generator: Generator
+) -> tuple[OneImage, OneLabelMap, OneLogits | None]:
+    """The same random window of all three; what is smaller than the window is padded and ignored there."""
+    height, width = labels.shape
+    down, right = max(size[0] - height, 0), max(size[1] - width, 0)
+    if down or right:
+        image = F.pad(image, (0, right, 0, down))
+        labels = F.pad(labels, (0, right, 0, down), value=IGNORE_INDEX)
+        logits = None if logits is None else F.pad(logits, (0, right, 0, down))
+    top = int(torch.randint(height + down - size[0] + 1, (), generator=generator))
+    left = int(torch.randint(width + right - size[1] + 1, (), generator=generator))
+    window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
+    return image[window], labels[window], None if logits is None else logits[window]

@@ -1,0 +1,158 @@
+"""Models as one .safetensors file each, with what is needed to build them in its header. No pickle anywhere.
+
+The header's entry ``rectiseg`` is JSON: ``kind`` and constructor arguments of the module and of the modules in it,
+the version that wrote it, and what the training wants to be remembered.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rectiseg.data.images import atomic_path
+from rectiseg.models.combine import Cascade, Parallel, SceneParser
+from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.front import Front
+from rectiseg.models.grn import GRN
+from rectiseg.models.lrn import LRN
+from rectiseg.models.resnet import ResNet
+
+KINDS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (SceneParser, Cascade, Parallel, Front, GRN, LRN, ResNet, EfficientNetLite)
+}
+FORMAT = 1
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """The module's kind and constructor arguments, which it keeps as attributes of the same names."""
+    kind = type(module).__name__
+    if KINDS.get(kind) is not type(module):
+        raise ValueError(f"a {kind} cannot be saved: {', '.join(KINDS)} can")
+    values = {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
+    return {"kind": kind, **{name: encode(value) for name, value in values.items()}}
+
+
+def encode(value: Any) -> Any:
+    if isinstance(value, nn.ModuleList):
+        return [describe(module) for module in value]
+    return describe(value) if isinstance(value, nn.Module) else value
+
+
+def build(description: Mapping[str, Any]) -> nn.Module:
+    """The module that `describe` described, with fresh weights."""
+    arguments = dict(description)
+    kind = arguments.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"a model of kind {kind!r} is not known to this version")
+    decoded = {name: decode(value) for name, value in arguments.items()}
+    several = [name for name, p in inspect.signature(KINDS[kind]).parameters.items() if p.kind is p.VAR_POSITIONAL]
+    return KINDS[kind](*[module for name in several for module in decoded.pop(name)], **decoded)
+
+
+def decode(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return build(value)
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    return value
+
+
+def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None = None, half: bool = False) -> None:
+    """Write a model whole or not at all; ``half`` stores its weights as fp16."""
+    header = {"format": FORMAT, "model": describe(model), "training": dict(training or {})}
+    weights = {
+        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    with atomic_path(Path(path)) as temporary:
+        save_file(weights, temporary, metadata={"rectiseg": json.dumps(header)})
+
+
+def load(path: str | Path) -> nn.Module:
+    """The saved parser or refiner in eval mode, in fp32; its weights are checked one by one."""
+    header, weights = read(Path(path))
+    try:
+        model = build(header["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its header does not describe a model of this version") from error
+    fit(model, weights, path)
+    return model.eval()
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A file's header and tensors."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole .safetensors file; copy or train it again") from error
+    if "rectiseg" not in metadata:
+        raise ValueError(f"{path}: no model of rectiseg; its header does not say how to build it")
+    header = json.loads(metadata["rectiseg"])
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; update rectiseg")
+    return header, weights
+
+
+def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the weights, or say which of them do not fit."""
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    misshapen = sorted(name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape)
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
+        if names:
+            raise ValueError(f"{path}: {len(names)} tensors are {problem}, the first is {names[0]}")
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with any weight and any setting."""
+    digest = hashlib.sha256(json.dumps(describe(module), sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else b"")
+    return digest.hexdigest()[:12]
+
+
+def save_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None, about: Mapping[str, str]
+) -> None:
+    """A training's state: weights, the optimizer's moments, and a few words, whole or not at all."""
+    tensors = {f"weights.{name}": value for name, value in module.state_dict().items()}
+    if optimizer is not None:
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    with atomic_path(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, dict(about))
+
+
+def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    """Put a saved training state back; returns its words."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole training state; delete it to start this stage again") from error
+    prefix = "weights."
+    fit(module, {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}, path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, entry = name.split(".")
+            state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about

@@ -1,0 +1,56 @@
+"""Figure 4 and its variants: parsers with refiners, refiners one after another or side by side."""
+
+import torch
+from torch import nn
+
+from rectiseg.types import Image, Logits
+
+
+class SceneParser(nn.Module):
+    """A front model and what mends its confidence maps; itself a parser.
+
+    ``classes`` and ``palette`` name and colour the label map's values; they travel with a saved model.
+    """
+
+    def __init__(
+        self,
+        front: nn.Module,
+        refiner: nn.Module,
+        classes: tuple[str, ...] = (),
+        palette: tuple[tuple[int, int, int], ...] = (),
+    ):
+        super().__init__()
+        self.front = front
+        self.refiner = refiner
+        self.classes = tuple(classes)
+        self.palette = tuple(palette)
+
+    def forward(self, image: Image) -> Logits:
+        return self.refiner(image, self.front(image))
+
+
+class Cascade(nn.Module):
+    """Refiners one after another: ``Cascade(GRN(...), LRN(...))`` is the paper's. An empty one changes nothing."""
+
+    def __init__(self, *refiners: nn.Module):
+        super().__init__()
+        self.refiners = nn.ModuleList(refiners)
+
+    def forward(self, image: Image, logits: Logits) -> Logits:
+        for refiner in self.refiners:
+            logits = refiner(image, logits)
+        return logits
+
+
+class Parallel(nn.Module):
+    """Refiners side by side on the same input: the logarithm of the mean of their probabilities."""
+
+    def __init__(self, *refiners: nn.Module):
+        super().__init__()
+        if not refiners:
+            raise ValueError("a mean needs something to average: give Parallel at least one refiner")
+        self.refiners = nn.ModuleList(refiners)
+
+    def forward(self, image: Image, logits: Logits) -> Logits:
+        log_probabilities = torch.stack([refiner(image, logits).log_softmax(dim=1) for refiner in self.refiners])
+        return log_probabilities.logsumexp(dim=0) - torch.tensor(float(len(self.refiners))).log()

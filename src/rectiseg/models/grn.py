@@ -1,0 +1,98 @@
+"""Section 3.1: the Global-residual Refinement Network."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from rectiseg.models.encoder import Encoder
+from rectiseg.models.front import Front
+from rectiseg.types import Image, Logits
+
+
+class GRN(nn.Module):
+    """Add what is missing: a network of the front's shape sees image and confidences and predicts their residual.
+
+    It runs ``iterations`` times on its own result with shared weights (Fig. 2). The last convolution starts at zero,
+    so an untrained GRN returns its input. The encoder is taken over: its first convolution is widened for the K
+    confidence maps, with small random filters beside the pretrained ones.
+    ``full_backpropagation`` lets gradients pass from an iteration into those before it; without it each is a step of
+    its own. ``auxiliary_weight`` weighs the cross-entropy of the residuals alone (0 switches it off), and
+    ``every_iteration=False`` supervises the last iteration only.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        iterations: int = 3,
+        auxiliary_weight: float = 0.4,
+        every_iteration: bool = True,
+        full_backpropagation: bool = False,
+        head_dilation: int = 3,
+        aligned: bool = True,
+        learnable_deconvolution: bool = False,
+    ):
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"GRN runs at least once: {iterations} iterations were asked for")
+        self.num_classes = num_classes
+        self.iterations = iterations
+        self.auxiliary_weight = auxiliary_weight
+        self.every_iteration = every_iteration
+        self.full_backpropagation = full_backpropagation
+        self.head_dilation = head_dilation
+        self.aligned = aligned
+        self.learnable_deconvolution = learnable_deconvolution
+        widen(encoder.first_convolution, num_classes)
+        self.network = Front(encoder, num_classes, head_dilation, aligned, learnable_deconvolution)
+        nn.init.zeros_(self.network.head.weight)
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.network.encoder
+
+    @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """Of `supervised`'s maps: later iterations weigh more, n / (1 + .. + N) for the sum and its part for r_n."""
+        last = self.iterations
+        sums = [n / (last * (last + 1) / 2) if self.every_iteration else float(n == last) for n in range(1, last + 1)]
+        return tuple(weight for total in sums for weight in (self.auxiliary_weight * total, total))
+
+    def iterate(self, image: Image, logits: Logits) -> Iterator[tuple[Tensor, Logits]]:
+        """Yield each iteration's coarse residual and the running sum of confidences at the image's size."""
+        for _ in range(self.iterations):
+            evidence = torch.cat([image, logits.softmax(dim=1)], dim=1)  # Eq. 1
+            residual = self.network.coarse(evidence)
+            logits = logits + self.network.upsample(residual, *image.shape[-2:])
+            yield residual, logits
+            if not self.full_backpropagation:
+                logits = logits.detach()
+
+    def supervised(self, image: Image, logits: Logits) -> list[Logits]:
+        """Every map that the loss looks at, [r1, s1, ..., rN, sN]; the last one is the answer."""
+        maps: list[Logits] = []
+        for residual, refined in self.iterate(image, logits):
+            maps += [self.network.upsample(residual, *image.shape[-2:]), refined]
+        return maps
+
+    def coarse(self, image: Image, logits: Logits) -> Logits:
+        """The sum of all residuals before their upsampling: what a store of confidences keeps of GRN."""
+        total = None
+        for residual, _ in self.iterate(image, logits):
+            total = residual if total is None else total + residual
+        assert total is not None
+        return total
+
+    def forward(self, image: Image, logits: Logits) -> Logits:
+        for _, logits in self.iterate(image, logits):  # noqa: B007, B020: the last sum is the answer
+            pass
+        return logits
+
+
+def widen(convolution: nn.Conv2d, bands: int, std: float = 0.01) -> None:
+    """Let a pretrained first convolution take further input bands through new filters of N(0, std^2)."""
+    old = convolution.weight.detach()
+    new = torch.empty(old.shape[0], bands, *old.shape[2:], dtype=old.dtype, device=old.device).normal_(std=std)
+    convolution.weight = nn.Parameter(torch.cat([old, new], dim=1))
+    convolution.in_channels += bands

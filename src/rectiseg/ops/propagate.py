@@ -1,0 +1,98 @@
+"""Eq. 5: every pixel's confidences become the weighted mean of its m x m neighbours'.
+
+`propagate` chooses the implementation: a numba kernel on a CPU, plain torch elsewhere and while a graph is exported.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rectiseg.ops import propagate_cpu
+from rectiseg.types import Coefficients, Logits
+
+
+def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
+    """Eq. 5. Neighbours outside the image count as zeros.
+
+    The p-th coefficient of a pixel weighs its p-th neighbour, row by row from the top left; all classes share it.
+    """
+    check(logits, coefficients)
+    if logits.device.type == "cpu" and not torch.compiler.is_exporting():
+        return _propagate(logits, coefficients)
+    return propagate_reference(logits, coefficients)
+
+
+def propagate_reference(logits: Logits, coefficients: Coefficients) -> Logits:
+    """Eq. 5 as it is written, one neighbour after another."""
+    height, width = logits.shape[-2:]
+    side = neighborhood_of(coefficients)
+    padded = F.pad(logits, (side // 2,) * 4)
+    refined = torch.zeros_like(logits)
+    for index in range(side * side):
+        down, right = divmod(index, side)
+        neighbor = padded[..., down : down + height, right : right + width]
+        refined = refined + coefficients[:, index : index + 1] * neighbor
+    return refined
+
+
+def mask_border(scores: Coefficients) -> Coefficients:
+    """Before Eq. 4's softmax: no weight for neighbours that lie outside the image."""
+    height, width = scores.shape[-2:]
+    side = neighborhood_of(scores)
+    offset = torch.arange(side, device=scores.device) - side // 2
+    row = torch.arange(height, device=scores.device) + offset[:, None]  # (side, height)
+    column = torch.arange(width, device=scores.device) + offset[:, None]  # (side, width)
+    row_inside, column_inside = (row >= 0) & (row < height), (column >= 0) & (column < width)
+    inside = row_inside[:, None, :, None] & column_inside[None, :, None, :]  # (side, side, height, width)
+    return scores.masked_fill(~inside.reshape(side * side, height, width), -torch.inf)
+
+
+def neighborhood_of(coefficients: Coefficients) -> int:
+    """The side m of the neighbourhood."""
+    side = math.isqrt(coefficients.shape[1])
+    if side * side != coefficients.shape[1] or side % 2 == 0:
+        raise ValueError(f"{coefficients.shape[1]} coefficients a pixel are not an m x m neighbourhood with an odd m")
+    return side
+
+
+def check(logits: Tensor, coefficients: Tensor) -> None:
+    same = ("batch", "height", "width")
+    sizes = tuple((tensor.shape[0], *tensor.shape[2:]) for tensor in (logits, coefficients))
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"logits and coefficients differ in {', '.join(same)}: {sizes[0]} and {sizes[1]}")
+    if logits.dtype != coefficients.dtype:
+        raise ValueError(f"logits are {logits.dtype} and coefficients {coefficients.dtype}: cast one of them")
+    neighborhood_of(coefficients)
+
+
+@torch.library.custom_op("rectiseg::propagate", mutates_args=(), device_types="cpu")
+def _propagate(logits: Tensor, coefficients: Tensor) -> Tensor:
+    return propagate_cpu.forward(logits, coefficients)
+
+
+@torch.library.custom_op("rectiseg::propagate_backward", mutates_args=(), device_types="cpu")
+def _propagate_backward(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    return propagate_cpu.backward(gradient, logits, coefficients)
+
+
+@_propagate.register_fake
+def _(logits: Tensor, coefficients: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+@_propagate_backward.register_fake
+def _(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), coefficients.new_empty(coefficients.shape)
+
+
+def _keep_inputs(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return _propagate_backward(gradient, *ctx.saved_tensors)
+
+
+_propagate.register_autograd(_backward, setup_context=_keep_inputs)

@@ -1,0 +1,335 @@
+"""Train one stage: a front, a GRN, an LRN, or anything with their `supervised` and `loss_weights`.
+
+Every random choice is a function of (seed, step, sample), and the state is saved whole: a run that was killed and
+started again ends with the loss of one that was not. Start several processes with torchrun.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rectiseg.data.confidences import Confidences, View
+from rectiseg.data.datasets import Dataset
+from rectiseg.data.transforms import coin, draw, random_crop, view_image, view_labels
+from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
+from rectiseg.models.checkpoint import load_state, save_state
+from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one stage is trained."""
+
+    phases: tuple[tuple[int, float], ...]  # (epochs, learning rate), one after the other
+    crop: tuple[int, int]  # height, width
+    batch: int = 4
+    scales: tuple[float, ...] = (1.0,)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    weight_decay: float = 1e-4
+    schedule: Literal["constant", "polynomial"] = "polynomial"  # within the phases
+    head_rate: float = 1.0  # the classifier's learning rate over the encoder's
+    warmup: int = 0  # steps in which the learning rate grows to its full size
+    frozen_batch_norm: bool = False
+    clip: float | None = 1.0  # the gradient's norm
+    class_weights: tuple[float, ...] | None = None
+    precision: Literal["no", "bf16"] = "no"
+    validate_every: int = 1  # epochs
+    save_every: int = 100  # steps
+
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for epochs, _ in self.phases)
+
+    def learning_rate(self, epoch: float) -> float:
+        """At a fractional epoch; polynomial decay (power 0.9) runs over all phases."""
+        decay = (1 - min(epoch / self.epochs, 1)) ** 0.9 if self.schedule == "polynomial" else 1.0
+        end = 0
+        for epochs, rate in self.phases:
+            end += epochs
+            if epoch < end:
+                return rate * decay
+        return self.phases[-1][1] * decay
+
+
+class Batch(NamedTuple):
+    inputs: tuple[Tensor, ...]  # what the stage takes: (image,) or (image, logits)
+    labels: LabelMap
+
+
+class TrainingData(Protocol):
+    """Random views of a data set; the same (index, generator state) gives the same tensors."""
+
+    def __len__(self) -> int: ...
+    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+
+class ImageViews:
+    """What a front trains on: image and labels, scaled, mirrored and cropped at random."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        sample = self.dataset[index]
+        view = View(draw(settings.scales, generator), coin(generator))
+        image, labels = view_image(sample.image, *view), view_labels(sample.labels, *view)
+        image, labels, _ = random_crop(image, labels, None, settings.crop, generator)
+        return (image,), labels
+
+
+class ConfidenceViews:
+    """What a refiner trains on: a stored view of the front, cropped at random."""
+
+    def __init__(self, confidences: Confidences):
+        self.confidences = confidences
+
+    def __len__(self) -> int:
+        return len(self.confidences)
+
+    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        views = self.confidences.views
+        view = views[int(torch.randint(len(views), (), generator=generator))]
+        sample = self.confidences.read(index, view)
+        image, labels, logits = random_crop(sample.image, sample.labels, sample.logits, settings.crop, generator)
+        assert logits is not None
+        return (image, logits), labels
+
+
+class StageLoss(nn.Module):
+    """Sum of cross-entropies over the valid pixels of every supervised map, each with the stage's weight for it."""
+
+    def __init__(self, stage: nn.Module, class_weights: tuple[float, ...] | None = None):
+        super().__init__()
+        self.stage = stage
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, labels: LabelMap, *inputs: Tensor) -> Tensor:
+        maps: list[Logits] = self.stage.supervised(*inputs)  # pyright: ignore[reportCallIssue]
+        weights: tuple[float, ...] = self.stage.loss_weights  # pyright: ignore[reportAssignmentType]
+        return torch.stack(
+            [
+                weight
+                * F.cross_entropy(
+                    logits.float(), labels, self.class_weights, ignore_index=IGNORE_INDEX, reduction="sum"
+                )
+                for logits, weight in zip(maps, weights, strict=True)
+                if weight > 0
+            ]
+        ).sum()
+
+
+class Run:
+    """One stage's training: its network, optimizer and place in the sequence of steps."""
+
+    def __init__(self, stage: nn.Module, data: TrainingData, settings: Settings, seed: int, accelerator: Accelerator):
+        self.stage = stage
+        self.data = data
+        self.settings = settings
+        self.seed = seed
+        self.accelerator = accelerator
+        self.steps_per_epoch = max(1, len(data) // settings.batch)
+        self.steps = settings.epochs * self.steps_per_epoch
+        self.step = 0
+        self.best = -math.inf
+        optimizer = make_optimizer(stage, settings)
+        self.loss, self.optimizer = accelerator.prepare(StageLoss(stage, settings.class_weights), optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        growth = min((self.step + 1) / self.settings.warmup, 1.0) if self.settings.warmup else 1.0
+        return growth * self.settings.learning_rate(self.step / self.steps_per_epoch)
+
+    def batch(self, step: int) -> Batch:
+        """This process's part of the step's batch: every world_size-th sample of it."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(len(self.data), generator=generator_of(self.seed, epoch))
+        rows, labels = [], []
+        for slot in range(self.accelerator.process_index, self.settings.batch, self.accelerator.num_processes):
+            index = int(order[(position * self.settings.batch + slot) % len(order)])
+            inputs, target = self.data.view(index, self.settings, generator_of(self.seed, step, slot + 1))
+            rows.append(inputs)
+            labels.append(target)
+        stacked = tuple(torch.stack(column).to(self.accelerator.device) for column in zip(*rows, strict=True))
+        return Batch(stacked, torch.stack(labels).to(self.accelerator.device))
+
+    def train_step(self) -> float:
+        """One optimizer step; returns the mean loss over the valid pixels of all processes."""
+        torch.manual_seed(seed_of(self.seed, self.step))
+        self.stage.train()
+        if self.settings.frozen_batch_norm:
+            freeze_batch_norm(self.stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * group["rate_factor"]
+        batch = self.batch(self.step)
+        with self.accelerator.autocast():
+            total = self.loss(batch.labels, *batch.inputs)
+        valid = self.accelerator.reduce((batch.labels != IGNORE_INDEX).sum(), "sum").clamp(min=1)  # pyright: ignore
+        self.optimizer.zero_grad()
+        # Several processes average their gradients; the loss is a mean over the pixels of all of them.
+        self.accelerator.backward(total * self.accelerator.num_processes / valid)
+        if self.settings.clip is not None:
+            self.accelerator.clip_grad_norm_(self.stage.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.step += 1
+        mean = self.accelerator.reduce(total.detach(), "sum") / valid  # pyright: ignore
+        if not torch.isfinite(mean):
+            raise ValueError(f"the loss became {mean.item()} at step {self.step}: lower the learning rate")
+        return mean.item()
+
+
+def train_stage(
+    stage: nn.Module,
+    data: TrainingData,
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    validate: Callable[[nn.Module], Scores],
+    accelerator: Accelerator,
+    on_step: Callable[[int, int, float, Scores | None], None] = lambda step, steps, loss, scores: None,
+) -> None:
+    """Train in place until the last epoch, resuming from ``folder/state.safetensors`` where there is one.
+
+    After every ``validate_every`` epochs and the last one the stage is validated; ``folder/best.safetensors`` keeps
+    the weights of the highest mean IoU, ``folder/curves.csv`` every step's loss and learning rate.
+    """
+    run = Run(stage, data, settings, seed, accelerator)
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = json.dumps({"settings": asdict(settings), "seed": seed, "samples": len(data)}, sort_keys=True)
+    state = folder / "state.safetensors"
+    if state.exists():
+        about = load_state(state, stage, run.optimizer)
+        if about["fingerprint"] != fingerprint:
+            raise ValueError(f"{state}: saved by a run with other settings; delete {folder} or choose another folder")
+        run.step, run.best = int(about["step"]), float(about["best"])
+    with Curves(folder, run.step) if accelerator.is_main_process else nullcontext() as curves:
+        while run.step < run.steps:
+            rate = run.learning_rate
+            loss = run.train_step()
+            scores = None
+            epoch, within = divmod(run.step, run.steps_per_epoch)
+            if within == 0 and (epoch % settings.validate_every == 0 or run.step == run.steps):
+                scores = validate(stage.eval())
+            if accelerator.is_main_process:
+                assert curves is not None
+                curves.add(run.step, loss, rate, scores)
+                if scores is not None and scores.mean_iou > run.best:
+                    save_state(folder / "best.safetensors", stage, None, {"step": str(run.step)})
+                if run.step % settings.save_every == 0 or scores is not None or run.step == run.steps:
+                    curves.flush()
+                    best = max(run.best, scores.mean_iou if scores else -math.inf)
+                    about = {"step": str(run.step), "best": str(best), "fingerprint": fingerprint}
+                    save_state(state, stage, run.optimizer, about)
+            if scores is not None:
+                run.best = max(run.best, scores.mean_iou)
+            on_step(run.step, run.steps, loss, scores)
+    accelerator.wait_for_everyone()
+    stage.eval()
+
+
+class Curves(AbstractContextManager["Curves"]):
+    """Loss, learning rate and validation as CSV, and for TensorBoard where the extra is installed."""
+
+    COLUMNS = ("step", "loss", "learning_rate", "mean_iou", "pixel_accuracy")
+
+    def __init__(self, folder: Path, step: int):
+        path = folder / "curves.csv"
+        kept = list(csv.reader(path.open(encoding="utf-8")))[1:] if path.exists() else []
+        self.file = path.open("w", newline="", encoding="utf-8")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(self.COLUMNS)
+        self.writer.writerows(row for row in kept if int(row[0]) <= step)
+        self.board = open_tensorboard(folder, step)
+
+    def add(self, step: int, loss: float, rate: float, scores: Scores | None) -> None:
+        measured = ("", "") if scores is None else (scores.mean_iou, scores.pixel_accuracy)
+        row = (step, loss, rate, *measured)
+        self.writer.writerow(row)
+        if self.board is not None:
+            for name, value in zip(self.COLUMNS[1:], row[1:], strict=True):
+                if value != "":
+                    self.board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def open_tensorboard(folder: Path, step: int):
+    """A writer, or None without the extra: the CSV holds the same numbers."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def confusion(
+    predict: Callable[[int], tuple[Tensor, Tensor]], count: int, num_classes: int, accelerator: Accelerator
+) -> Scores:
+    """Scores over samples 0..count, each predicted by one process; ``predict`` gives logits and labels of a sample."""
+    matrix = ConfusionMatrix(num_classes)
+    with torch.inference_mode():
+        for index in range(accelerator.process_index, count, accelerator.num_processes):
+            logits, labels = predict(index)
+            matrix.update(logits.argmax(dim=1).cpu(), labels)
+    return scores_of(accelerator.reduce(matrix.counts.to(accelerator.device), "sum").cpu())  # pyright: ignore
+
+
+def make_optimizer(stage: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 (section 4.1) or AdamW; classifiers of fronts may learn faster than encoders."""
+    heads = {id(parameter) for module in stage.modules() if hasattr(module, "encoder") for parameter in head_of(module)}
+    named = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in named if id(parameter) not in heads], "rate_factor": 1.0},
+        {"params": [parameter for parameter in named if id(parameter) in heads], "rate_factor": settings.head_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
+
+
+def head_of(module: nn.Module) -> Iterator[nn.Parameter]:
+    head = getattr(module, "head", None)
+    return head.parameters() if isinstance(head, nn.Module) else iter(())
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Use and keep the running statistics; scale and shift still train."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def generator_of(*keys: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(*keys))
+
+
+def seed_of(*keys: int) -> int:
+    """One 63-bit seed of several numbers, by splitmix64."""
+    mixed = len(keys)
+    for key in keys:
+        mixed = (mixed ^ key) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1
