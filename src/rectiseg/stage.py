@@ -70,7 +70,14 @@ class TrainingData(Protocol):
     """Random views of a data set; the same (index, generator state) gives the same tensors."""
 
     def __len__(self) -> int: ...
-    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The stage's inputs and labels of one random view, without the batch's dimension."""
+        ...
+
+    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Inputs and labels of a whole sample as a batch of one, for validation."""
+        ...
 
 
 class ImageViews:
@@ -89,6 +96,10 @@ class ImageViews:
         image, labels, _ = random_crop(image, labels, None, settings.crop, generator)
         return (image,), labels
 
+    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        sample = self.dataset[index]
+        return (sample.image[None],), sample.labels[None]
+
 
 class ConfidenceViews:
     """What a refiner trains on: a stored view of the front, cropped at random."""
@@ -106,6 +117,10 @@ class ConfidenceViews:
         image, labels, logits = random_crop(sample.image, sample.labels, sample.logits, settings.crop, generator)
         assert logits is not None
         return (image, logits), labels
+
+    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        sample = self.confidences.read(index, View())
+        return (sample.image[None], sample.logits[None]), sample.labels[None]
 
 
 class StageLoss(nn.Module):

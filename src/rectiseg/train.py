@@ -1,59 +1,215 @@
-"""The three stages of section 3.3, one after another: front, GRN, LRN, each with the ones before it frozen."""
+"""The three stages of section 3.3, one after another: front, GRN, LRN, each with the ones before it frozen.
 
+Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
+``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
+confidences of front and GRN, and ``parser.safetensors``, the whole cascade.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from rectiseg.data.confidences import Confidences, View, store_confidences
 from rectiseg.data.datasets import CamVid, Dataset, Folder, Split
 from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.metrics import Scores
-from rectiseg.models.checkpoint import load, save
+from rectiseg.models.checkpoint import fingerprint, load, save
+from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite, load_imagenet
+from rectiseg.models.encoder import load_encoder_weights
 from rectiseg.models.front import Front
-from rectiseg.stage import ImageViews, Settings, confusion, train_stage
+from rectiseg.models.grn import GRN
+from rectiseg.models.lrn import LRN, TABLE_1
+from rectiseg.models.resnet import ResNet
+from rectiseg.stage import ConfidenceViews, ImageViews, Settings, confusion, train_stage
 
-StageName = Literal["front", "grn", "lrn"]
+DatasetName = Literal["camvid", "folder", "scenes", "cityscapes", "ade20k"]
+EncoderName = Literal["lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101"]
+StageName = Literal["front", "grn", "lrn", "lrn_alone"]
+STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment: data, networks, and how each stage is trained."""
+    """An experiment: the data, the networks, and how each of them is trained."""
 
     name: str
-    dataset: Literal["camvid", "scenes", "folder"]
-    encoder: Literal["lite0", "lite1", "lite2", "resnet18", "resnet101"]
+    dataset: DatasetName
+    encoder: EncoderName
     front: Settings
+    grn: Settings
+    lrn: Settings
+    iterations: int = 3
+    neighborhood: int = 7
+    lrn_widths: tuple[int, ...] = TABLE_1
+    grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
 
 
-def open_dataset(recipe: Recipe, root: Path, split: Split) -> Dataset:
-    match recipe.dataset:
-        case "camvid":
-            return CamVid(root, split)
-        case "folder":
-            return Folder(root, split)
-        case "scenes":
-            return GeneratedScenes(64 if split == "train" else 16, seed=0 if split == "train" else 1)
+class Reporter:
+    """What a training tells whoever watches; the command line draws progress bars with it."""
+
+    def stage(self, title: str, total: int) -> None: ...
+    def step(self, done: int, loss: float | None, scores: Scores | None) -> None: ...
 
 
-def train_front(recipe: Recipe, root: Path, output: Path, seed: int, on_step=lambda *_: None) -> Front:
-    if (output / "front.safetensors").exists():
-        return load(output / "front.safetensors")  # pyright: ignore
-    accelerator = Accelerator(mixed_precision=recipe.front.precision)
-    train, val = open_dataset(recipe, root, "train"), open_dataset(recipe, root, "val")
-    torch.manual_seed(seed)
-    front = Front(load_imagenet(EfficientNetLite(0)), len(train.classes)).to(accelerator.device)
+def open_dataset(name: DatasetName, root: Path | None, split: Split) -> Dataset:
+    """A data set by its name; generated scenes need no folder."""
+    if name == "scenes":
+        return GeneratedScenes(128, seed=0) if split == "train" else GeneratedScenes(24, seed=1)
+    if root is None:
+        raise ValueError(f"the data set {name} lies in a folder: name it with --data")
+    if name == "camvid":
+        return CamVid(root, split)
+    if name == "folder":
+        return Folder(root, split)
+    raise ValueError(f"there is no reader for {name} yet: camvid, folder and scenes can be read")
 
-    def validate(stage: nn.Module) -> Scores:
-        def predict(index: int):
-            sample = val[index]
-            return stage(sample.image[None].to(accelerator.device)), sample.labels[None]
 
-        return confusion(predict, len(val), len(val.classes), accelerator)
+class Training:
+    """A recipe at work in a folder."""
 
-    train_stage(front, ImageViews(train), recipe.front, output / "front", seed, validate, accelerator, on_step)
-    save(front, output / "front.safetensors")
-    return front
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path | None,
+        output: Path,
+        seed: int = 0,
+        encoder_weights: Path | None = None,
+        reporter: Reporter | None = None,
+    ):
+        self.recipe = recipe
+        self.output = output
+        self.seed = seed
+        self.encoder_weights = encoder_weights
+        self.reporter = reporter or Reporter()
+        self.accelerator = Accelerator(mixed_precision=recipe.front.precision)
+        self.datasets: dict[Split, Dataset] = {
+            split: open_dataset(recipe.dataset, data, split) for split in ("train", "val")
+        }
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.datasets["train"].classes)
+
+    def run(self, stages: tuple[StageName, ...] = STAGES) -> None:
+        """The named stages and what they stand on; with GRN and LRN there, the whole parser."""
+        for stage in stages:
+            {"front": self.front, "grn": self.grn, "lrn": self.lrn, "lrn_alone": self.lrn_alone}[stage]()
+        whole = self.output / "parser.safetensors"
+        if all((self.output / f"{stage}.safetensors").exists() for stage in ("front", "grn", "lrn")):
+            if self.accelerator.is_main_process:
+                train = self.datasets["train"]
+                cascade = Cascade(self.grn(), self.lrn())
+                save(SceneParser(self.front(), cascade, train.classes, train.palette), whole, self.about)
+            self.accelerator.wait_for_everyone()
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"recipe": self.recipe.name, "dataset": self.recipe.dataset, "seed": str(self.seed)}
+
+    def front(self) -> Front:
+        def build() -> Front:
+            return Front(self.encoder(), self.num_classes)
+
+        def samples(split: Split) -> ImageViews:
+            return ImageViews(self.datasets[split])
+
+        return cast(Front, self.trained("front", build, self.recipe.front, samples))
+
+    def grn(self) -> GRN:
+        def build() -> GRN:
+            starts_from_front = self.recipe.grn_starts_from == "front"
+            encoder = self.front().encoder if starts_from_front else self.encoder()
+            return GRN(encoder, self.num_classes, self.recipe.iterations)
+
+        return cast(GRN, self.trained("grn", build, self.recipe.grn, self.after("front", self.front)))
+
+    def lrn(self) -> LRN:
+        def front_and_grn() -> CoarseCascade:
+            return CoarseCascade(self.front(), self.grn())
+
+        return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after("grn", front_and_grn)))
+
+    def lrn_alone(self) -> LRN:
+        return cast(LRN, self.trained("lrn_alone", self.new_lrn, self.recipe.lrn, self.after("front", self.front)))
+
+    def new_lrn(self) -> LRN:
+        return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
+
+    def encoder(self) -> EfficientNetLite | ResNet:
+        """With ImageNet weights where they can be had: from the extra [lite], or from the given file."""
+        name = self.recipe.encoder
+        if name.startswith("resnet"):
+            encoder = ResNet(int(name.removeprefix("resnet")))
+            if self.encoder_weights is not None:
+                load_encoder_weights(encoder, self.encoder_weights)
+            return encoder
+        return load_imagenet(EfficientNetLite(int(name.removeprefix("lite"))))
+
+    def after(self, name: str, parser: Callable[[], nn.Module]) -> Callable[[Split], ConfidenceViews]:
+        """The data of a stage that follows a parser: what the parser says, stored once."""
+
+        def samples(split: Split) -> ConfidenceViews:
+            folder = self.output / "confidences" / name / split
+            dataset = self.datasets[split]
+            scales = self.recipe.lrn.scales if split == "train" else (1.0,)
+            views = [
+                View(scale, flip) for scale in scales for flip in ((False, True) if split == "train" else (False,))
+            ]
+            model = parser().to(self.accelerator.device).eval()
+            self.reporter.stage(f"confidences of {name}, {split}", len(dataset))
+            stored = 0
+
+            def on_image() -> None:
+                nonlocal stored
+                stored += self.accelerator.num_processes
+                self.reporter.step(stored, None, None)
+
+            share = (self.accelerator.process_index, self.accelerator.num_processes)
+            with torch.inference_mode():
+                store_confidences(
+                    model, dataset, folder, views, fingerprint(model), self.accelerator.device, on_image, share
+                )
+            self.accelerator.wait_for_everyone()
+            return ConfidenceViews(Confidences(dataset, folder))
+
+        return samples
+
+    def trained(
+        self,
+        name: StageName,
+        build: Callable[[], nn.Module],
+        settings: Settings,
+        samples: Callable[[Split], ImageViews | ConfidenceViews],
+    ) -> nn.Module:
+        """The stage as trained before, or trained now."""
+        path = self.output / f"{name}.safetensors"
+        if path.exists():
+            return load(path)
+        torch.manual_seed(self.seed)
+        stage = build().to(self.accelerator.device)
+        train, val = samples("train"), samples("val")
+
+        def predict(index: int) -> tuple[Tensor, Tensor]:
+            inputs, labels = val.whole(index)
+            return stage(*[tensor.to(self.accelerator.device) for tensor in inputs]), labels
+
+        def validate(_: nn.Module) -> Scores:
+            return confusion(predict, len(val), self.num_classes, self.accelerator)
+
+        steps = settings.epochs * max(1, len(train) // settings.batch)
+        self.reporter.stage(name, steps)
+
+        def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
+            self.reporter.step(step, loss, scores)
+
+        train_stage(stage, train, settings, self.output / name, self.seed, validate, self.accelerator, on_step)
+        if self.accelerator.is_main_process:
+            save(stage, path, self.about)
+        self.accelerator.wait_for_everyone()
+        return stage.eval()

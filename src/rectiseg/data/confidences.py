@@ -37,10 +37,13 @@ class View(NamedTuple):
 
 @runtime_checkable
 class CoarseParser(Protocol):
-    """A parser whose result is a fixed bilinear upsampling of coarse scores."""
+    """A parser whose result may be a fixed bilinear upsampling of coarse scores."""
 
     output_stride: int
     center: float
+
+    @property
+    def coarse_suffices(self) -> bool: ...
 
     def coarse(self, image: Image, /) -> Logits: ...
 
@@ -51,13 +54,16 @@ def store_confidences(
     folder: Path,
     views: Sequence[View],
     source: str,
+    device: torch.device | str = "cpu",
     on_image: Callable[[], None] = lambda: None,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Run the parser on every view of every image and keep what it says; images already stored are left alone.
 
     ``source`` names the parser and its weights (a hash, say): a folder that holds another's output is refused.
+    ``share`` is (rank, processes) where several processes divide the images among them.
     """
-    coarse = parser if isinstance(parser, CoarseParser) else None
+    coarse = parser if isinstance(parser, CoarseParser) and parser.coarse_suffices else None
     about = {
         "source": source,
         "classes": list(dataset.classes),
@@ -71,16 +77,16 @@ def store_confidences(
     else:
         with atomic_path(folder / "store.json") as path:
             path.write_text(json.dumps(about, indent=2), encoding="utf-8")
-    for index in range(len(dataset)):
+    for index in range(share[0], len(dataset), share[1]):
         sample = dataset[index]
         if not (folder / f"{sample.name}.safetensors").exists():
             tensors: dict[str, Tensor] = {}
             for view in views:
-                image = view_image(sample.image, *view)[None]
+                image = view_image(sample.image, *view)[None].to(device)
                 if coarse is not None:
-                    tensors[view.key] = coarse.coarse(image)[0].half().contiguous()
+                    tensors[view.key] = coarse.coarse(image)[0].half().cpu().contiguous()
                 else:
-                    tensors |= packed(parser(image)[0], view.key)
+                    tensors |= packed(parser(image)[0].cpu(), view.key)
             with atomic_path(folder / f"{sample.name}.safetensors") as path:
                 save_file(tensors, path)
         on_image()

@@ -54,6 +54,11 @@ class Front(nn.Module):
         self.register_buffer("mean", per_band((*encoder.MEAN, *[0.0] * others)), persistent=False)
         self.register_buffer("std", per_band((*encoder.STD, *[1.0] * others)), persistent=False)
 
+    @property
+    def coarse_suffices(self) -> bool:
+        """Whether the coarse scores and where their cells lie say all there is to know of the result."""
+        return not self.learnable_deconvolution
+
     def coarse(self, evidence: Evidence) -> Logits:
         """The classifier's scores, one cell for output_stride x output_stride pixels."""
         height, width = evidence.shape[-2:]

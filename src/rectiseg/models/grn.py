@@ -85,9 +85,8 @@ class GRN(nn.Module):
         return total
 
     def forward(self, image: Image, logits: Logits) -> Logits:
-        for _, logits in self.iterate(image, logits):  # noqa: B007, B020: the last sum is the answer
-            pass
-        return logits
+        *_, (_, refined) = self.iterate(image, logits)
+        return refined
 
 
 def widen(convolution: nn.Conv2d, bands: int, std: float = 0.01) -> None:

@@ -1,6 +1,7 @@
 """Section 3.2: the Local-boundary Refinement Network."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -44,9 +45,7 @@ class LRN(nn.Module):
         self.propagates = propagates
         self.border = border
         channels = (num_classes + 3, *widths)
-        self.body = nn.Sequential(
-            *[convolution for pair in zip(channels, channels[1:], strict=False) for convolution in layer(*pair)]
-        )
+        self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
         self.head = nn.Conv2d(channels[-1], neighborhood**2, 3, padding=1)
         self.initialize_as_identity()
 
