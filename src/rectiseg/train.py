@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, store_confidences
-from rectiseg.data.datasets import CamVid, Dataset, Folder, Split
-from rectiseg.data.scenes import GeneratedScenes
+from rectiseg.data.datasets import Dataset, Split
+from rectiseg.data.registry import DatasetName, open_dataset
 from rectiseg.metrics import Scores
 from rectiseg.models.checkpoint import fingerprint, load, save
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
@@ -26,9 +26,9 @@ from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN, TABLE_1
 from rectiseg.models.resnet import ResNet
+from rectiseg.progress import Reporter
 from rectiseg.stage import ConfidenceViews, ImageViews, Settings, confusion, train_stage
 
-DatasetName = Literal["camvid", "folder", "scenes", "cityscapes", "ade20k"]
 EncoderName = Literal["lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101"]
 StageName = Literal["front", "grn", "lrn", "lrn_alone"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
@@ -48,26 +48,6 @@ class Recipe:
     neighborhood: int = 7
     lrn_widths: tuple[int, ...] = TABLE_1
     grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
-
-
-class Reporter:
-    """What a training tells whoever watches; the command line draws progress bars with it."""
-
-    def stage(self, title: str, total: int) -> None: ...
-    def step(self, done: int, loss: float | None, scores: Scores | None) -> None: ...
-
-
-def open_dataset(name: DatasetName, root: Path | None, split: Split) -> Dataset:
-    """A data set by its name; generated scenes need no folder."""
-    if name == "scenes":
-        return GeneratedScenes(128, seed=0) if split == "train" else GeneratedScenes(24, seed=1)
-    if root is None:
-        raise ValueError(f"the data set {name} lies in a folder: name it with --data")
-    if name == "camvid":
-        return CamVid(root, split)
-    if name == "folder":
-        return Folder(root, split)
-    raise ValueError(f"there is no reader for {name} yet: camvid, folder and scenes can be read")
 
 
 class Training:
@@ -162,18 +142,18 @@ class Training:
                 View(scale, flip) for scale in scales for flip in ((False, True) if split == "train" else (False,))
             ]
             model = parser().to(self.accelerator.device).eval()
-            self.reporter.stage(f"confidences of {name}, {split}", len(dataset))
-            stored = 0
-
-            def on_image() -> None:
-                nonlocal stored
-                stored += self.accelerator.num_processes
-                self.reporter.step(stored, None, None)
-
+            self.reporter.stage(f"confidences of {name}, {split}", len(dataset) // self.accelerator.num_processes)
             share = (self.accelerator.process_index, self.accelerator.num_processes)
             with torch.inference_mode():
                 store_confidences(
-                    model, dataset, folder, views, fingerprint(model), self.accelerator.device, on_image, share
+                    model,
+                    dataset,
+                    folder,
+                    views,
+                    fingerprint(model),
+                    self.accelerator.device,
+                    self.reporter.advance,
+                    share,
                 )
             self.accelerator.wait_for_everyone()
             return ConfidenceViews(Confidences(dataset, folder))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rectiseg.data.images import atomic_path
-from rectiseg.models.combine import Cascade, Parallel, SceneParser
+from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
@@ -25,9 +25,12 @@ from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 
 KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (SceneParser, Cascade, Parallel, Front, GRN, LRN, ResNet, EfficientNetLite)
+    kind.__name__: kind
+    for kind in (SceneParser, CoarseCascade, Cascade, Parallel, Front, GRN, LRN, ResNet, EfficientNetLite)
 }
 FORMAT = 1
+SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
+"""CamVid's eleven classes; docs/results.md says what it is worth."""
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
@@ -75,15 +78,44 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
         save_file(weights, temporary, metadata={"rectiseg": json.dumps(header)})
 
 
-def load(path: str | Path) -> nn.Module:
-    """The saved parser or refiner in eval mode, in fp32; its weights are checked one by one."""
-    header, weights = read(Path(path))
+def load(path: str | Path | None = None) -> nn.Module:
+    """A saved parser or refiner in eval mode, in fp32; without a path the shipped parser of street scenes.
+
+    Every tensor's name and shape is checked.
+    """
+    path = Path(path) if path is not None else SHIPPED
+    header, weights = read(path)
     try:
         model = build(header["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: its header does not describe a model of this version") from error
     fit(model, weights, path)
     return model.eval()
+
+
+def load_parser(path: str | Path | None = None) -> SceneParser:
+    """`load`, and a parser it must be; a front alone becomes one that nothing refines."""
+    model = load(path)
+    if isinstance(model, Front):
+        return SceneParser(model, Cascade())
+    if not isinstance(model, SceneParser):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, which refines; a parser is needed here")
+    return model
+
+
+def load_refiner(path: str | Path | None = None) -> nn.Module:
+    """`load`, and a refiner it must be; of a parser its refiner is taken."""
+    model = load(path)
+    if isinstance(model, SceneParser):
+        return model.refiner
+    if not isinstance(model, GRN | LRN | Cascade | Parallel):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, which refines nothing; a refiner is needed here")
+    return model
+
+
+def read_training(path: str | Path) -> dict[str, str]:
+    """What the training of a saved model wanted to be remembered."""
+    return dict(read(Path(path))[0].get("training", {}))
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

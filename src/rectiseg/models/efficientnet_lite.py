@@ -104,6 +104,7 @@ class EfficientNetLite(nn.Module):
         width, depth = WIDTH_AND_DEPTH[variant]
         self.variant = variant
         self.output_stride = output_stride
+        self.in_channels = in_channels
         self.conv_stem = SameConv2d(in_channels, 32, 3, stride=2, bias=False)
         self.bn0 = batch_norm(32)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ Features = Float[Tensor, "batch features rows columns"]
 """An encoder's output: one cell for output_stride x output_stride pixels."""
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """The dilated network of section 3.3 without its classifier."""
 

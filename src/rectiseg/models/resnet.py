@@ -86,7 +86,10 @@ class ResNet(nn.Module):
         dilation3, dilation4 = DILATIONS[output_stride]
         first3, first4 = (dilation3, dilation4) if uniform_dilation else (1, dilation3)
 
+        self.depth = depth
         self.output_stride = output_stride
+        self.in_channels = in_channels
+        self.uniform_dilation = uniform_dilation
         self.out_channels = 512 * block.expansion
         self.center = 0.0  # every strided kernel is odd and padded by its half
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)

@@ -1,0 +1,84 @@
+"""Print docs/results.md: what the shipped parser is worth on CamVid's val images, after each of its stages.
+
+    python benchmarks/camvid_lite.py --data CamVid > docs/results.md
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+import tyro
+
+from rectiseg.data.datasets import CamVid
+from rectiseg.evaluate import evaluate_parser, percent
+from rectiseg.machine import machine
+from rectiseg.metrics import Scores
+from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner, read_training
+from rectiseg.progress import ProgressReporter
+
+LRN_ALONE = SHIPPED.with_name("camvid_lite_lrn_alone.safetensors")
+
+
+def main(data: Path, model: Path = SHIPPED, lrn_alone: Path = LRN_ALONE) -> None:
+    """Evaluate and print.
+
+    Args:
+        data: CamVid in SegNet's layout.
+        model: The parser.
+        lrn_alone: An LRN trained to follow the front directly.
+    """
+    val = CamVid(data, "val")
+    with ProgressReporter() as reporter:
+        rows = evaluate_parser(load_parser(model), {"LRN": load_refiner(lrn_alone)}, val, reporter)
+    order = ("front", "front +LRN", "front +GRN", "front +GRN +LRN")
+    print(page({name: rows[name] for name in order}, val.classes, model))
+
+
+def page(rows: dict[str, Scores], classes: tuple[str, ...], model: Path) -> str:
+    training = read_training(model)
+    seconds = {name: float(value) for name, value in training.items() if name.endswith("_seconds")}
+    front = next(iter(rows.values()))
+    lines = [
+        "# Results",
+        "",
+        f"Printed by `python {shlex.join([sys.argv[0], '--data', 'CamVid'])}`, on {machine()}.",
+        "",
+        f"## CamVid val, {front.classes_counted} classes, whole images of 480x360, one scale",
+        "",
+        "| | mean IoU | gain | pixel accuracy | gain |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, scores in rows.items():
+        gains = [
+            "" if scores is front else f"{100 * (value - base):+.2f}"
+            for value, base in (
+                (scores.mean_iou, front.mean_iou),
+                (scores.pixel_accuracy, front.pixel_accuracy),
+            )
+        ]
+        lines.append(
+            f"| {name} | {percent(scores.mean_iou)} | {gains[0]} | {percent(scores.pixel_accuracy)} | {gains[1]} |"
+        )
+    lines += [
+        "",
+        f"Trained by `rectiseg train {training['recipe']} --data CamVid --seed {training['seed']}` on CamVid's 367 "
+        f"training images, on {training['machine']}. Minutes by stage: "
+        + ", ".join(f"{name.removesuffix('_seconds')} {value / 60:.0f}" for name, value in seconds.items())
+        + ".",
+        "",
+        "Per cent of 1; every row is measured with the weights after the last step.",
+        "",
+        "## IoU by class",
+        "",
+        "| | " + " | ".join(rows) + " |",
+        "|---|" + "--:|" * len(rows),
+    ]
+    for index, name in enumerate(classes):
+        lines.append(f"| {name} | " + " | ".join(percent(scores.iou[index]) for scores in rows.values()) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    tyro.cli(main)

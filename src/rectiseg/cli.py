@@ -1,0 +1,171 @@
+"""The command `rectiseg`: train, evaluate, predict, confidences. Exit status: 0 done, 1 some inputs failed, 2 refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+# What a command needs is imported in it, so that --help answers at once.
+
+DatasetChoice = Literal["camvid", "folder", "scenes"]
+Output = Annotated[Path, arg(aliases=["-o"])]
+RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
+
+
+def main() -> None:
+    """Run the command line and leave with its status."""
+    commands: dict[str, Callable[..., int]] = {
+        "predict": predict,
+        "evaluate": evaluate,
+        "train": train,
+        "confidences": confidences,
+    }
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            commands, prog="rectiseg", description="Rectify scene parsing: GRN and LRN after any parser."
+        )
+    except ValueError as error:
+        print(f"rectiseg: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def train(
+    recipe: Positional[RecipeName],
+    data: Path | None = None,
+    output: Output | None = None,
+    stages: tuple[Literal["front", "lrn_alone", "grn", "lrn"], ...] = ("front", "lrn_alone", "grn", "lrn"),
+    seed: int = 0,
+    encoder_weights: Path | None = None,
+) -> int:
+    """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
+
+    Example: rectiseg train camvid_lite --data CamVid -o runs/camvid_lite
+
+    Args:
+        recipe: The experiment; src/rectiseg/recipes.py has its settings.
+        data: The data set's folder (generated scenes need none).
+        output: Where weights, curves and stored confidences go; runs/RECIPE by default.
+        stages: What to train; stages before them are taken from the folder or trained too.
+        seed: Decides weights, order and crops.
+        encoder_weights: ImageNet weights of a ResNet, .pth or .safetensors.
+    """
+    from rectiseg.progress import ProgressReporter
+    from rectiseg.recipes import RECIPES
+    from rectiseg.train import Training
+
+    with ProgressReporter() as reporter:
+        folder = output or Path("runs", recipe)
+        Training(RECIPES[recipe](), data, folder, seed, encoder_weights, reporter).run(stages)
+    return 0
+
+
+def evaluate(
+    model: Positional[Path | None] = None,
+    /,
+    dataset: DatasetChoice = "camvid",
+    data: Path | None = None,
+    split: Literal["train", "val"] = "val",
+    refiner: tuple[Path, ...] = (),
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+    device: str = "cpu",
+) -> int:
+    """Measure a model after each of its stages: pixel accuracy, mean IoU and the IoU of every class.
+
+    Example: rectiseg evaluate --data CamVid --json scores.json
+
+    Args:
+        model: A saved parser; the shipped one by default.
+        dataset: The reader of the data set.
+        data: The data set's folder (generated scenes need none).
+        split: Which part of it.
+        refiner: Saved refiners to measure as well, each directly after the model's front.
+        json_file: Where to write the scores as JSON.
+        device: cpu, cuda, ...
+    """
+    from rich.console import Console
+
+    from rectiseg.data.images import atomic_path
+    from rectiseg.evaluate import as_json, as_table, evaluate_parser
+    from rectiseg.data.registry import open_dataset
+    from rectiseg.models.checkpoint import load_parser, load_refiner
+    from rectiseg.progress import ProgressReporter
+
+    samples = open_dataset(dataset, data, split)
+    parser = load_parser(model).to(device)
+    refiners = {path.stem: load_refiner(path).to(device) for path in refiner}
+    with ProgressReporter() as reporter:
+        rows = evaluate_parser(parser, refiners, samples, reporter)
+    Console().print(as_table(rows, samples.classes))
+    if json_file is not None:
+        with atomic_path(json_file) as path:
+            path.write_text(json.dumps(as_json(rows, samples.classes), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def predict(
+    images: Positional[tuple[Path, ...]],
+    output: Output,
+    model: Path | None = None,
+    overlay: bool = False,
+    panel: bool = False,
+    probabilities: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Parse images and rectify the result. Every image gets a label map of its size, a PNG of class indices.
+
+    Example: rectiseg predict photo.jpg holiday/ -o labels --panel
+
+    Args:
+        images: Image files, and folders that are searched for them: JPEG, PNG, TIFF, WebP.
+        output: The folder for the results; the tree below a given folder is kept.
+        model: A saved parser; the shipped one, for street scenes, by default.
+        overlay: Write the labels' colours over the image, too.
+        panel: Write the image, the labels after each stage and the changed pixels side by side, too.
+        probabilities: Write the probability of every class, too.
+        device: cpu, cuda, ...
+    """
+
+
+def confidences(
+    output: Output,
+    model: Path | None = None,
+    dataset: DatasetChoice = "camvid",
+    data: Path | None = None,
+    split: Literal["train", "val"] = "train",
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = True,
+    device: str = "cpu",
+) -> int:
+    """Store what a model's front says of a data set, so that refiners train without running it.
+
+    Example: rectiseg confidences --data CamVid -o confidences/train
+
+    Args:
+        output: The store's folder.
+        model: A saved parser, whose front is run; the shipped one by default.
+        dataset: The reader of the data set.
+        data: The data set's folder (generated scenes need none).
+        split: Which part of it.
+        scales: Sizes at which the front sees each image.
+        flip: Store what it says of each mirrored image, too.
+        device: cpu, cuda, ...
+    """
+    import torch
+
+    from rectiseg.data.confidences import View, store_confidences
+    from rectiseg.data.registry import open_dataset
+    from rectiseg.models.checkpoint import fingerprint, load_parser
+    from rectiseg.progress import ProgressReporter
+
+    samples = open_dataset(dataset, data, split)
+    front = load_parser(model).front.to(device)
+    views = [View(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
+    with ProgressReporter() as reporter, torch.inference_mode():
+        reporter.stage("confidences", len(samples))
+        store_confidences(front, samples, output, views, fingerprint(front), device, reporter.advance)
+    return 0

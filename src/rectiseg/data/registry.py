@@ -1,0 +1,22 @@
+"""Data sets by name."""
+
+from pathlib import Path
+from typing import Literal
+
+from rectiseg.data.datasets import CamVid, Dataset, Folder, Split
+from rectiseg.data.scenes import GeneratedScenes
+
+DatasetName = Literal["camvid", "folder", "scenes", "cityscapes", "ade20k"]
+
+
+def open_dataset(name: DatasetName, root: Path | None, split: Split) -> Dataset:
+    """A data set by its name; generated scenes need no folder."""
+    if name == "scenes":
+        return GeneratedScenes(128, seed=0) if split == "train" else GeneratedScenes(24, seed=1)
+    if root is None:
+        raise ValueError(f"the data set {name} lies in a folder: name it with --data")
+    if name == "camvid":
+        return CamVid(root, split)
+    if name == "folder":
+        return Folder(root, split)
+    raise ValueError(f"there is no reader for {name} yet: camvid, folder and scenes can be read")

@@ -1,0 +1,65 @@
+"""What a long command shows while it runs."""
+
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rectiseg.metrics import Scores
+
+
+class Reporter:
+    """What a long job tells whoever watches; by itself it is silent."""
+
+    def stage(self, title: str, total: int) -> None:
+        """A new part of the job begins."""
+
+    def step(self, done: int, loss: float | None = None, scores: Scores | None = None) -> None:
+        """So much of it is done."""
+
+    def advance(self) -> None:
+        """One more of it is done."""
+
+
+class ProgressReporter(Reporter, AbstractContextManager["ProgressReporter"]):
+    """A bar for each stage, and a line for each validation that stays."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=self.console,
+        )
+        self.task = None
+
+    def __enter__(self) -> "ProgressReporter":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def stage(self, title: str, total: int) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.title = title
+        self.task = self.progress.add_task(title, total=total, loss="")
+
+    def advance(self) -> None:
+        assert self.task is not None
+        self.progress.advance(self.task)
+
+    def step(self, done: int, loss: float | None = None, scores: Scores | None = None) -> None:
+        assert self.task is not None
+        self.progress.update(self.task, completed=done)
+        if loss is not None:
+            self.progress.update(self.task, loss=f"loss {loss:.3f}")
+        if scores is not None:
+            self.console.print(
+                f"{self.title}, step {done}: mean IoU {100 * scores.mean_iou:.2f} %, "
+                f"pixel accuracy {100 * scores.pixel_accuracy:.2f} %"
+            )

@@ -1,0 +1,55 @@
+"""The README's commands do what it says: all of them but the two make targets, which run the tests themselves."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (\.venv/bin/.+)$", README, re.MULTILINE)
+PROGRAMS = re.findall(r"^```python\n(.+?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone as far as the commands see it: the examples, and a .venv that is this one."""
+    clone = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "examples", clone / "examples")
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    return clone
+
+
+def run(arguments: list[str] | str, folder: Path) -> None:
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(
+        arguments, shell=isinstance(arguments, str), cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_has_commands_and_a_program():
+    assert len(COMMANDS) >= 3
+    assert len(PROGRAMS) == 1
+
+
+def test_its_commands_run_one_after_another(folder: Path):
+    for command in COMMANDS:
+        run(command, folder)
+    assert (folder / "labels" / "street.png").exists()
+    assert (folder / "labels" / "street_panel.png").exists()
+    assert (folder / "runs" / "scenes_tiny" / "parser.safetensors").exists()
+
+
+def test_its_program_runs(folder: Path):
+    run([sys.executable, "-c", PROGRAMS[0]], folder)
+
+
+def test_its_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
