@@ -1,6 +1,6 @@
 """Print docs/results.md: what the shipped parser is worth on CamVid's val images, after each of its stages.
 
-    python benchmarks/camvid_lite.py --data CamVid > docs/results.md
+python benchmarks/camvid_lite.py --data CamVid > docs/results.md
 """
 
 import shlex

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 DatasetChoice = Literal["camvid", "folder", "scenes"]
 Output = Annotated[Path, arg(aliases=["-o"])]
+OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
 RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 
@@ -36,11 +37,11 @@ def main() -> None:
 
 def train(
     recipe: Positional[RecipeName],
-    data: Path | None = None,
-    output: Output | None = None,
+    data: OptionalPath = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None,
     stages: tuple[Literal["front", "lrn_alone", "grn", "lrn"], ...] = ("front", "lrn_alone", "grn", "lrn"),
     seed: int = 0,
-    encoder_weights: Path | None = None,
+    encoder_weights: OptionalPath = None,
 ) -> int:
     """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
 
@@ -65,13 +66,13 @@ def train(
 
 
 def evaluate(
-    model: Positional[Path | None] = None,
+    model: Positional[OptionalPath] = None,
     /,
     dataset: DatasetChoice = "camvid",
-    data: Path | None = None,
+    data: OptionalPath = None,
     split: Literal["train", "val"] = "val",
     refiner: tuple[Path, ...] = (),
-    json_file: Annotated[Path | None, arg(name="json")] = None,
+    json_file: Annotated[Path | None, arg(name="json", metavar="PATH")] = None,
     device: str = "cpu",
 ) -> int:
     """Measure a model after each of its stages: pixel accuracy, mean IoU and the IoU of every class.
@@ -110,7 +111,7 @@ def evaluate(
 def predict(
     images: Positional[tuple[Path, ...]],
     output: Output,
-    model: Path | None = None,
+    model: OptionalPath = None,
     overlay: bool = False,
     panel: bool = False,
     probabilities: bool = False,
@@ -129,13 +130,33 @@ def predict(
         probabilities: Write the probability of every class, too.
         device: cpu, cuda, ...
     """
+    from rectiseg.inference import names_and_colors, plan, predict_files
+    from rectiseg.models.checkpoint import load_parser
+    from rectiseg.progress import ProgressReporter
+
+    jobs = plan(images, output)
+    parser = load_parser(model).to(device)
+    with ProgressReporter() as reporter:
+        reporter.stage("predict", len(jobs))
+        failures = predict_files(
+            parser,
+            jobs,
+            *names_and_colors(parser),
+            overlay=overlay,
+            panel=panel,
+            probabilities=probabilities,
+            on_image=reporter.advance,
+        )
+    for failure in failures:
+        print(f"rectiseg: {failure.sentence}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def confidences(
     output: Output,
-    model: Path | None = None,
+    model: OptionalPath = None,
     dataset: DatasetChoice = "camvid",
-    data: Path | None = None,
+    data: OptionalPath = None,
     split: Literal["train", "val"] = "train",
     scales: tuple[float, ...] = (1.0,),
     flip: bool = True,

@@ -10,7 +10,12 @@ import torch
 def machine() -> str:
     """One line: processor, cores that may be used, GPU where there is one, versions."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    parts = [f"{processor()}, {cores()} cores", *gpus, f"torch {torch.__version__}", f"Python {platform.python_version()}"]
+    parts = [
+        f"{processor()}, {cores()} cores",
+        *gpus,
+        f"torch {torch.__version__}",
+        f"Python {platform.python_version()}",
+    ]
     return ", ".join(parts)
 
 

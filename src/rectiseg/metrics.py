@@ -35,7 +35,12 @@ class ConfusionMatrix:
             raise ValueError(f"a prediction of {list(prediction.shape)} cannot be held against {list(labels.shape)}")
         num_classes = len(self.counts)
         valid = labels != IGNORE_INDEX
-        pairs = labels[valid].long() * num_classes + prediction[valid].long()
+        truth, predicted = labels[valid].long(), prediction[valid].long()
+        for name, values in (("label", truth), ("prediction", predicted)):
+            outside = values[(values < 0) | (values >= num_classes)]
+            if len(outside):
+                raise ValueError(f"{name} {int(outside[0])} is outside 0..{num_classes - 1}")
+        pairs = truth * num_classes + predicted
         self.counts += torch.bincount(pairs.cpu(), minlength=num_classes**2).view(num_classes, num_classes)
 
     def scores(self) -> Scores:

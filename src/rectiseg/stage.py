@@ -16,10 +16,12 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View
 from rectiseg.data.datasets import Dataset
+from rectiseg.data.images import atomic_path
 from rectiseg.data.transforms import coin, draw, random_crop, view_image, view_labels
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save_state
@@ -152,6 +154,10 @@ class Run:
     """One stage's training: its network, optimizer and place in the sequence of steps."""
 
     def __init__(self, stage: nn.Module, data: TrainingData, settings: Settings, seed: int, accelerator: Accelerator):
+        if settings.batch < accelerator.num_processes:
+            raise ValueError(
+                f"a batch of {settings.batch} cannot be shared among {accelerator.num_processes} processes"
+            )
         self.stage = stage
         self.data = data
         self.settings = settings
@@ -238,6 +244,7 @@ def train_stage(
             scores = None
             epoch, within = divmod(run.step, run.steps_per_epoch)
             if within == 0 and (epoch % settings.validate_every == 0 or run.step == run.steps):
+                share_buffers(stage)
                 scores = validate(stage.eval())
             if accelerator.is_main_process:
                 assert curves is not None
@@ -263,12 +270,18 @@ class Curves(AbstractContextManager["Curves"]):
 
     def __init__(self, folder: Path, step: int):
         path = folder / "curves.csv"
-        kept = list(csv.reader(path.open(encoding="utf-8")))[1:] if path.exists() else []
-        self.file = path.open("w", newline="", encoding="utf-8")
+        kept = self.rows_until(step, path) if path.exists() else []
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.COLUMNS, *kept])
+        self.file = path.open("a", newline="", encoding="utf-8")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(self.COLUMNS)
-        self.writer.writerows(row for row in kept if int(row[0]) <= step)
         self.board = open_tensorboard(folder, step)
+
+    def rows_until(self, step: int, path: Path) -> list[list[str]]:
+        """A killed run may have written rows beyond its last saved step, the last of them in part."""
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)]
+        return [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
 
     def add(self, step: int, loss: float, rate: float, scores: Scores | None) -> None:
         measured = ("", "") if scores is None else (scores.mean_iou, scores.pixel_accuracy)
@@ -294,7 +307,7 @@ def open_tensorboard(folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def confusion(
@@ -326,6 +339,12 @@ def make_optimizer(stage: nn.Module, settings: Settings) -> torch.optim.Optimize
 def head_of(module: nn.Module) -> Iterator[nn.Parameter]:
     head = getattr(module, "head", None)
     return head.parameters() if isinstance(head, nn.Module) else iter(())
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Batch norm's running statistics, of which each process has its own, become the first's: those that are saved."""
+    for buffer in module.buffers():
+        buffer.copy_(broadcast(buffer))  # pyright: ignore
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -171,9 +171,9 @@ class Training:
         path = self.output / f"{name}.safetensors"
         if path.exists():
             return load(path)
+        train, val = samples("train"), samples("val")  # first: they may train the stages before this one
         torch.manual_seed(self.seed)
         stage = build().to(self.accelerator.device)
-        train, val = samples("train"), samples("val")
 
         def predict(index: int) -> tuple[Tensor, Tensor]:
             inputs, labels = val.whole(index)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -26,13 +27,19 @@ SHAPE = 1.6  # a panel's width by its height, about
 
 
 def default_palette(num_classes: int) -> Palette:
-    """Colours that the eye tells apart: each one is the farthest, in OKLab, from black, white and all before it."""
+    """Colours that the eye tells apart: each one is the farthest, in OKLab, from grey and all before it.
+
+    A shorter palette is the beginning of a longer one.
+    """
     levels = np.arange(0, 256, 17)
     colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    if not 0 < num_classes <= len(colors) - 2:
-        raise ValueError(f"a default palette has 1 to {len(colors) - 2} colours, not {num_classes}; give your own")
     points = oklab(colors)
-    distance = np.minimum(separation(points, points[0]), separation(points, points[-1]))  # black and white
+    lightness, chroma = points[:, 0], np.linalg.norm(points[:, 1:], axis=1)
+    pleasant = (lightness > 0.45) & (lightness < 0.93) & (chroma < 0.23)  # neither black, nor white, nor glaring
+    colors, points = colors[pleasant], points[pleasant]
+    if not 0 < num_classes <= len(colors):
+        raise ValueError(f"a default palette has 1 to {len(colors)} colours, not {num_classes}; give your own")
+    distance = separation(points, np.array([0.7, 0.0, 0.0]))
     chosen = []
     for _ in range(num_classes):
         chosen.append(int(distance.argmax()))
@@ -67,6 +74,8 @@ def panel(
     truth: OneLabelMap | None = None,
 ) -> PillowImage.Image:
     """The image, every stage's labels over it, the truth where known, what the stages changed, and a legend."""
+    if len(classes) != len(palette):
+        raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
     tiles = [("input", to_pixels(image))]
     tiles += [(name, overlay(image, labels, palette)) for name, labels in stages]
     if truth is not None:
@@ -81,7 +90,7 @@ def panel(
 
 def changes(image: OneImage, before: OneLabelMap, after: OneLabelMap, palette: Palette) -> Pixels:
     """The new class where it is new, on a dim grey image."""
-    grey = to_pixels(image).mean(axis=-1, keepdims=True) * 0.45
+    grey = 40 + 0.4 * to_pixels(image).mean(axis=-1, keepdims=True)
     changed = (before != after)[:, :, np.newaxis]
     return np.where(changed, colorize(after, palette), grey).astype(np.uint8)
 
@@ -107,26 +116,33 @@ def stacked(
     tiles: PillowImage.Image, maps: Sequence[OneLabelMap], classes: Sequence[str], palette: Palette
 ) -> PillowImage.Image:
     """The tiles above a legend of the classes that occur, set in lines like words."""
-    present = sorted(set().union(*(np.unique(labels).tolist() for labels in maps)) - {IGNORE_INDEX})
-    entries = [(classes[index], tuple(palette[index].tolist())) for index in present]
+    present = {int(label) for labels in maps for label in np.unique(labels)} - {IGNORE_INDEX}
+    entries = [(classes[index], tuple(palette[index].tolist())) for index in sorted(present)]
     if any((labels == IGNORE_INDEX).any() for labels in maps):
         entries.append(("not annotated", (0, 0, 0)))
     widths = [SWATCH + 6 + text_width(name) + GAP for name, _ in entries]
     width = max([tiles.width, *(GAP + entry_width for entry_width in widths)])
-    places = []
-    left, top = GAP, tiles.height
-    for entry_width in widths:
-        if left > GAP and left + entry_width > width:
-            left, top = GAP, top + LINE
-        places.append((left, top))
-        left += entry_width
-    canvas = PillowImage.new("RGB", (width, top + LINE + GAP if entries else tiles.height), "white")
+    places = set_in_lines(widths, width, tiles.height)
+    height = places[-1][1] + LINE + GAP if places else tiles.height
+    canvas = PillowImage.new("RGB", (width, height), "white")
     canvas.paste(tiles, (0, 0))
     draw = ImageDraw.Draw(canvas)
     for (name, color), (left, top) in zip(entries, places, strict=True):
         draw.rectangle((left, top, left + SWATCH, top + SWATCH), fill=color, outline="grey")
         draw.text((left + SWATCH + 6, top + SWATCH / 2), name, fill="black", font=font(), anchor="lm")
     return canvas
+
+
+def set_in_lines(widths: Sequence[int], line_width: int, top: int) -> list[tuple[int, int]]:
+    """Left and top of things side by side, in a new line where the old one is full."""
+    places = []
+    left = GAP
+    for width in widths:
+        if left > GAP and left + width > line_width:
+            left, top = GAP, top + LINE
+        places.append((left, top))
+        left += width
+    return places
 
 
 def fitted(pixels: Pixels) -> PillowImage.Image:
@@ -140,6 +156,7 @@ def fitted(pixels: Pixels) -> PillowImage.Image:
     return picture.resize((picture.width * factor, picture.height * factor), PillowImage.Resampling.NEAREST)
 
 
+@cache
 def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=TEXT_SIZE)
 

@@ -153,6 +153,8 @@ class Confidences:
         height, width = scaled(sample.labels.shape[-2:], view.scale)
         if self.coarse is not None:
             stride, center = self.coarse["stride"], self.coarse["center"]
+            if stored.shape[-2:] != (-(-height // stride), -(-width // stride)):
+                raise ValueError(f"{path}: {list(stored.shape[-2:])} cells for an image of {[height, width]}")
             kernel = bilinear_kernel(len(stored), stride, center)
             logits = upsample(stored.float()[None], kernel, stride, center, height, width)[0]
         elif classes is not None:

@@ -137,6 +137,9 @@ def read_classes(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
         palette = [(int(red), int(green), int(blue)) for red, green, blue in (entry["color"] for entry in entries)]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a list of classes like {example}") from error
+    for name, color in zip(classes, palette, strict=True):
+        if not all(0 <= value <= 255 for value in color):
+            raise ValueError(f"{path}: {name}'s colour {list(color)} is not of three values in 0..255")
     if not 1 <= len(classes) <= IGNORE_INDEX:
         raise ValueError(f"{path}: {len(classes)} classes are named, between 1 and {IGNORE_INDEX} can be")
     return classes, palette

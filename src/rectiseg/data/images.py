@@ -108,7 +108,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as given; folders searched to the bottom, sorted. Hidden names are passed over, each folder is read once."""
+    """Files as given; folders searched to the bottom, sorted, hidden names passed over and each folder read once."""
     found: dict[Path, None] = {}  # a set that keeps the order
     for path in paths:
         if not path.exists():

@@ -87,8 +87,8 @@ def load(path: str | Path | None = None) -> nn.Module:
     header, weights = read(path)
     try:
         model = build(header["model"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its header does not describe a model of this version") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: its header does not describe a model of this version ({error})") from error
     fit(model, weights, path)
     return model.eval()
 
@@ -130,7 +130,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path}: not a whole .safetensors file; copy or train it again") from error
     if "rectiseg" not in metadata:
         raise ValueError(f"{path}: no model of rectiseg; its header does not say how to build it")
-    header = json.loads(metadata["rectiseg"])
+    try:
+        header = dict(json.loads(metadata["rectiseg"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its header is damaged; copy or train it again") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path}: format {header.get('format')}, this version reads {FORMAT}; update rectiseg")
     return header, weights

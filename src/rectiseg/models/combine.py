@@ -1,9 +1,11 @@
 """Figure 4 and its variants: parsers with refiners, refiners one after another or side by side."""
 
+import math
+
 import torch
 from torch import nn
 
-from rectiseg.models.front import Front
+from rectiseg.models.front import CoarseLogits, Front
 from rectiseg.models.grn import GRN
 from rectiseg.types import Image, Logits
 
@@ -50,7 +52,7 @@ class CoarseCascade(nn.Module):
         one_grid = len({(network.output_stride, network.center) for network in networks}) == 1
         return one_grid and all(network.coarse_suffices for network in networks)
 
-    def coarse(self, image: Image) -> Logits:
+    def coarse(self, image: Image) -> CoarseLogits:
         scores = self.front.coarse(image)
         return scores + self.grn.coarse(image, self.front.upsample(scores, *image.shape[-2:]))
 
@@ -82,4 +84,4 @@ class Parallel(nn.Module):
 
     def forward(self, image: Image, logits: Logits) -> Logits:
         log_probabilities = torch.stack([refiner(image, logits).log_softmax(dim=1) for refiner in self.refiners])
-        return log_probabilities.logsumexp(dim=0) - torch.tensor(float(len(self.refiners))).log()
+        return log_probabilities.logsumexp(dim=0) - math.log(len(self.refiners))

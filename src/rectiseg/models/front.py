@@ -12,6 +12,9 @@ from rectiseg.types import Image, Logits
 Evidence = Float[Tensor, "batch bands height width"]
 """What a network sees: RGB in [0, 1], and for GRN one more band a class."""
 
+CoarseLogits = Float[Tensor, "batch classes rows columns"]
+"""The classifier's scores: one cell for output_stride x output_stride pixels."""
+
 
 class Front(nn.Module):
     """Encoder, 3x3 classifier with dilation 3, deconvolution. GRN is the same network with more input bands.
@@ -59,14 +62,14 @@ class Front(nn.Module):
         """Whether the coarse scores and where their cells lie say all there is to know of the result."""
         return not self.learnable_deconvolution
 
-    def coarse(self, evidence: Evidence) -> Logits:
-        """The classifier's scores, one cell for output_stride x output_stride pixels."""
+    def coarse(self, evidence: Evidence) -> CoarseLogits:
+        """What the deconvolution upsamples."""
         height, width = evidence.shape[-2:]
         stride = self.output_stride
         padded = F.pad(evidence, (0, -width % stride, 0, -height % stride), mode="replicate")
         return self.head(self.encoder((padded - self.mean) / self.std))
 
-    def upsample(self, scores: Logits, height: int, width: int) -> Logits:
+    def upsample(self, scores: CoarseLogits, height: int, width: int) -> Logits:
         """Bring coarse scores to the size of their image."""
         return upsample(scores, self.kernel, self.output_stride, self.center, height, width)
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rectiseg.models.encoder import Encoder
-from rectiseg.models.front import Front
+from rectiseg.models.front import CoarseLogits, Front
 from rectiseg.types import Image, Logits
 
 
@@ -59,7 +59,7 @@ class GRN(nn.Module):
         sums = [n / (last * (last + 1) / 2) if self.every_iteration else float(n == last) for n in range(1, last + 1)]
         return tuple(weight for total in sums for weight in (self.auxiliary_weight * total, total))
 
-    def iterate(self, image: Image, logits: Logits) -> Iterator[tuple[Tensor, Logits]]:
+    def iterate(self, image: Image, logits: Logits) -> Iterator[tuple[CoarseLogits, Logits]]:
         """Yield each iteration's coarse residual and the running sum of confidences at the image's size."""
         for _ in range(self.iterations):
             evidence = torch.cat([image, logits.softmax(dim=1)], dim=1)  # Eq. 1
@@ -76,7 +76,7 @@ class GRN(nn.Module):
             maps += [self.network.upsample(residual, *image.shape[-2:]), refined]
         return maps
 
-    def coarse(self, image: Image, logits: Logits) -> Logits:
+    def coarse(self, image: Image, logits: Logits) -> CoarseLogits:
         """The sum of all residuals before their upsampling: what a store of confidences keeps of GRN."""
         total = None
         for residual, _ in self.iterate(image, logits):

@@ -1,0 +1,226 @@
+"""File to file: find the images, parse them one by one, write what was asked for."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image as PillowImage
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from rectiseg import visualize
+from rectiseg.data.images import atomic_path, find_images, read_image, write_label_map
+from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.types import Image, Logits, Parser, Refiner
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image and the label map to write for it; what else is asked for lies beside the label map.
+
+    The label map is written last: where it exists, the job is done.
+    """
+
+    image: Path
+    labels: Path
+
+    @property
+    def overlay(self) -> Path:
+        return self.labels.with_name(f"{self.labels.stem}_overlay.png")
+
+    @property
+    def panel(self) -> Path:
+        return self.labels.with_name(f"{self.labels.stem}_panel.png")
+
+    @property
+    def probabilities(self) -> Path:
+        """One tensor "probabilities", (classes, height, width) float16, with the classes' names in the header."""
+        return self.labels.with_name(f"{self.labels.stem}_probabilities.safetensors")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image without a result; the sentence names the file and says why."""
+
+    image: Path
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a parser said of one image: the labels after each of its stages, and the last stage's confidences."""
+
+    image: Float[Tensor, "3 height width"]
+    stages: list[tuple[str, Integer[np.ndarray, "height width"]]]
+    logits: Float[Tensor, "classes height width"]
+
+    @property
+    def labels(self) -> Integer[np.ndarray, "height width"]:
+        return self.stages[-1][1]
+
+
+def plan(paths: Sequence[Path], output: Path) -> list[Job]:
+    """Where the results of which image go; refuses a plan that would overwrite an image or a result of its own.
+
+    The tree below a folder is kept: `plan([photos], out)` sends photos/may/a.jpg to out/may/a.png.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: is a file; name a folder for the results")
+    jobs: dict[Path, Job] = {}
+    for path in paths:
+        if path.is_dir() and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{output}: lies in {path}, where images are searched for; choose a folder outside it")
+        for image in find_images([path]):
+            relative = image.relative_to(path) if path.is_dir() else Path(image.name)
+            jobs.setdefault(image.absolute(), Job(image, output / relative.with_name(f"{image.stem}.png")))
+    refuse_collisions(list(jobs.values()))
+    return list(jobs.values())
+
+
+def refuse_collisions(jobs: Sequence[Job]) -> None:
+    """Every file of every job, whether it is asked for or not: options then never decide whether a plan is good."""
+    images = {job.image.resolve() for job in jobs}
+    owners: dict[Path, Path] = {}
+    for job in jobs:
+        for target in (job.labels, job.overlay, job.panel, job.probabilities):
+            if target.exists() and target.resolve() in images:
+                raise ValueError(f"{target}: an input, which {job.image}'s result would replace; choose another output")
+            first = owners.setdefault(target, job.image)
+            if first != job.image:
+                raise ValueError(
+                    f"{first} and {job.image}: both would be written to {target}; rename one, "
+                    "or give the folder above both, whose tree is kept"
+                )
+
+
+def predict_files(
+    parser: Parser,
+    jobs: Iterable[Job],
+    classes: Sequence[str],
+    palette: UInt8[np.ndarray, "classes 3"],
+    *,
+    overlay: bool = False,
+    panel: bool = False,
+    probabilities: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Do the jobs, one image at a time, where the parser is; the images that could not be done come back.
+
+    What concerns all images (classes that do not match, a full disk) stops the work with a ValueError.
+    """
+    if isinstance(parser, nn.Module) and parser.training:
+        raise ValueError("the parser is in training mode, where it answers differently; call parser.eval() first")
+    if len(classes) != len(palette):
+        raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
+    failures = []
+    for job in jobs:
+        try:
+            prediction = predict(parser, read_image(job.image))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            failures.append(Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images"))
+        except ValueError as error:
+            sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
+            failures.append(Failure(job.image, sentence))
+        else:
+            if len(prediction.logits) != len(classes):
+                raise ValueError(f"the parser knows {len(prediction.logits)} classes, {len(classes)} were named")
+            try:
+                write(job, prediction, classes, palette, overlay=overlay, panel=panel, probabilities=probabilities)
+            except OSError as error:
+                raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
+        on_image()
+    return failures
+
+
+def names_and_colors(parser: SceneParser) -> tuple[tuple[str, ...], UInt8[np.ndarray, "classes 3"]]:
+    """Of the classes, as they were saved with the parser; without them numbers and default colours."""
+    classes = parser.classes or tuple(f"class {index}" for index in range(int(parser.front.num_classes)))  # pyright: ignore
+    palette = np.asarray(parser.palette, np.uint8) if parser.palette else visualize.default_palette(len(classes))
+    return classes, palette
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Torch has an exception of its own for a GPU's memory, but not for the main memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@torch.inference_mode()
+def predict(parser: Parser, image: Float[Tensor, "3 height width"]) -> Prediction:
+    """Keeps the labels of every stage, but confidences, which are large, of the last one only."""
+    labels = []
+    logits = None
+    for name, logits in stages(parser, image[None].to(device_of(parser))):
+        labels.append((name, logits[0].argmax(dim=0).int().cpu().numpy()))
+    assert logits is not None
+    if logits.shape[-2:] != image.shape[-2:]:
+        sizes = f"{tuple(logits.shape[-2:])} for an image of {tuple(image.shape[-2:])}"
+        raise ValueError(f"the parser gave confidence maps of {sizes}; they must have the image's size")
+    if logits.isnan().any():
+        raise ValueError("the parser gave confidences that are not numbers (NaN); check its weights")
+    return Prediction(image, labels, logits[0].float().cpu())
+
+
+def stages(parser: Parser, image: Image) -> Iterator[tuple[str, Logits]]:
+    """The confidence maps after the front, named "front", and after each refiner, named "+GRN" and the like.
+
+    Each is computed once, when it is asked for. A parser that is no SceneParser is all front.
+    """
+    front, refiners = unrolled(parser)
+    logits = front(image)
+    yield "front", logits
+    for refiner in refiners:
+        logits = refiner(image, logits)
+        yield f"+{type(refiner).__name__}", logits
+
+
+def unrolled(parser: Parser) -> tuple[Parser, list[Refiner]]:
+    """The innermost front, and every refiner after it in order."""
+    if not isinstance(parser, SceneParser):
+        return parser, []
+    front, refiners = unrolled(parser.front)
+    return front, [*refiners, *flattened(parser.refiner)]
+
+
+def flattened(refiner: nn.Module) -> list[Refiner]:
+    if not isinstance(refiner, Cascade):
+        return [refiner]
+    return [inner for part in refiner.refiners for inner in flattened(part)]
+
+
+def device_of(parser: Parser) -> torch.device:
+    """Where its parameters are; the CPU for what has none."""
+    parameters = parser.parameters() if isinstance(parser, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+def write(
+    job: Job,
+    prediction: Prediction,
+    classes: Sequence[str],
+    palette: UInt8[np.ndarray, "classes 3"],
+    *,
+    overlay: bool,
+    panel: bool,
+    probabilities: bool,
+) -> None:
+    """The label map, last, and what else was asked for: each file whole or not at all."""
+    job.labels.parent.mkdir(parents=True, exist_ok=True)
+    if probabilities:
+        tensors = {"probabilities": prediction.logits.softmax(dim=0).half().contiguous()}
+        with atomic_path(job.probabilities) as path:
+            path.write_bytes(save(tensors, metadata={"classes": json.dumps(list(classes))}))
+    if overlay:
+        pixels = visualize.overlay(prediction.image, prediction.labels, palette)
+        with atomic_path(job.overlay) as path:
+            PillowImage.fromarray(pixels).save(path)
+    if panel:
+        picture = visualize.panel(prediction.image, prediction.stages, classes, palette)
+        with atomic_path(job.panel) as path:
+            picture.save(path)
+    write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)

@@ -1,0 +1,126 @@
+"""The command line: what it writes, what it says, and its exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rectiseg import cli
+from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
+from rectiseg.models.checkpoint import save
+from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.front import Front
+from rectiseg.models.grn import GRN
+from rectiseg.models.lrn import LRN
+
+COMMANDS = ("predict", "evaluate", "train", "confidences")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole cascade with random weights."""
+    torch.manual_seed(0)
+    classes = len(SCENE_CLASSES)
+    front = Front(EfficientNetLite(0), classes)
+    cascade = Cascade(GRN(EfficientNetLite(0), classes, iterations=1), LRN.narrow(classes))
+    path = tmp_path_factory.mktemp("model") / "parser.safetensors"
+    save(SceneParser(front, cascade, SCENE_CLASSES, SCENE_PALETTE), path)
+    return path
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Three scenes as a data set of the folder layout."""
+    for kind in ("images", "labels"):
+        (tmp_path / "scenes" / kind).mkdir(parents=True)
+    for seed in range(3):
+        image, labels = generate_scene(seed, 37, 50)
+        Image.fromarray(image).save(tmp_path / "scenes" / "images" / f"{seed}.png")
+        Image.fromarray(labels).save(tmp_path / "scenes" / "labels" / f"{seed}.png")
+    entries = [{"name": name, "color": color} for name, color in zip(SCENE_CLASSES, SCENE_PALETTE, strict=True)]
+    (tmp_path / "scenes" / "classes.json").write_text(json.dumps(entries))
+    return tmp_path / "scenes"
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["rectiseg", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    return int(exit.value.code or 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, monkeypatch, capsys):
+    assert status_of(monkeypatch, command, "--help") == 0
+    assert f"Example: rectiseg {command} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_predict_writes_label_maps_of_the_images_sizes(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
+    assert status_of(monkeypatch, "predict", scenes / "images", "-o", tmp_path / "out", "--model", model) == 0
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
+    assert written == ["0.png", "1.png", "2.png"]
+    labels = Image.open(next((tmp_path / "out").rglob("0.png")))
+    assert labels.size == (50, 37)
+    assert np.asarray(labels).max() < len(SCENE_CLASSES)
+
+
+def test_a_broken_image_is_named_and_the_others_are_done(
+    model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys
+):
+    (scenes / "images" / "1.png").write_bytes(b"not a picture")
+    assert status_of(monkeypatch, "predict", scenes / "images", "-o", tmp_path / "out", "--model", model) == 1
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "2.png"]
+    said = capsys.readouterr().err
+    assert "1.png" in said
+    assert "Traceback" not in said
+
+
+def test_evaluate_measures_every_stage_and_writes_json(model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys):
+    scores = tmp_path / "scores.json"
+    arguments = ("--dataset", "folder", "--data", scenes, "--split", "val", "--json", scores, "--refiner", model)
+    assert status_of(monkeypatch, "evaluate", model, *arguments) == 0
+    rows = json.loads(scores.read_text())
+    assert list(rows) == ["front", "front +GRN", "front +GRN +LRN", "front +parser"]
+    assert rows["front"] == rows["front +GRN"]  # untrained: the identity
+    assert set(rows["front"]["iou"]) == set(SCENE_CLASSES)
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_confidences_are_stored_once(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
+    arguments = ("confidences", "-o", tmp_path / "store", "--model", model, "--dataset", "folder", "--data", scenes)
+    assert status_of(monkeypatch, *arguments) == 0
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    assert len(stamps) == 4  # three images and store.json
+    assert status_of(monkeypatch, *arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == stamps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("predict", "missing.jpg", "-o", "out"), "missing.jpg"),
+        (("evaluate", "missing.safetensors", "--dataset", "scenes"), "missing.safetensors"),
+        (("evaluate", "--data", "missing"), "missing"),
+        (("evaluate",), "--data"),
+        (("train", "ade20k_paper", "--data", "missing"), "ade20k"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_status_2(arguments, sentence, monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert status_of(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_the_installed_command_answers():
+    command = Path(sys.executable).with_name("rectiseg")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)

@@ -1,0 +1,346 @@
+"""Image files and label maps: every kind of pixel by value, every kind of damage by its sentence."""
+
+import contextlib
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rectiseg.data import images
+from rectiseg.data.images import atomic_path, find_images, read_image, read_label_map, write_label_map
+
+COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 51, 102], [153, 204, 255], [9, 8, 7]]], np.uint8)
+
+
+def raw_png(path: Path, bit_depth: int, color_type: int, row: bytes, width: int) -> Path:
+    """One row of pixels as they are, in the kinds of PNG that Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, 1, bit_depth, color_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def saved(image: Image.Image, path: Path, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def rgb(path: Path) -> list:
+    """(height, width, 3) numbers of 0..255."""
+    return (read_image(path) * 255).permute(1, 2, 0).tolist()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.webp", "a.PNG"])
+def test_colours_are_read_as_stored(name: str, tmp_path: Path):
+    path = saved(Image.fromarray(COLORS), tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    image = read_image(path)
+    assert image.shape == (3, 2, 3)
+    assert image.dtype == torch.float32
+    assert image.is_contiguous()
+    torch.testing.assert_close(image, torch.from_numpy(COLORS).permute(2, 0, 1) / 255, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_is_read_in_every_mode(mode: str, tmp_path: Path):
+    grey = Image.new("RGB", (9, 6), (80, 80, 80)).convert(mode)
+    image = read_image(saved(grey, tmp_path / "a.jpg", quality=95))
+    assert image.shape == (3, 6, 9)
+    torch.testing.assert_close(image * 255, torch.full((3, 6, 9), 80.0), rtol=0, atol=3)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path):
+    assert rgb(saved(Image.fromarray(np.array([[0, 51, 255]], np.uint8)), tmp_path / "a.png")) == [
+        [[0, 0, 0], [51, 51, 51], [255, 255, 255]]
+    ]
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path):
+    path = saved(Image.fromarray(np.array([[False, True]])), tmp_path / "a.png")
+    assert rgb(path) == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_a_palette_is_looked_up(tmp_path: Path):
+    image = Image.fromarray(np.array([[2, 0, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert rgb(saved(image, tmp_path / "a.png")) == [[[70, 80, 90], [10, 20, 30], [40, 50, 60]]]
+
+
+def test_transparent_palette_entries_show_white(tmp_path: Path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    path = saved(image, tmp_path / "a.png", transparency=bytes([255, 0, 255]))
+    assert rgb(path) == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
+
+
+def test_a_transparent_colour_shows_white(tmp_path: Path):
+    path = saved(Image.fromarray(COLORS), tmp_path / "a.png", transparency=(0, 255, 0))
+    assert rgb(path)[0] == [[255, 0, 0], [255, 255, 255], [0, 0, 255]]
+
+
+def test_alpha_is_laid_over_white(tmp_path: Path):
+    pixels = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    path = saved(Image.fromarray(pixels), tmp_path / "a.png")
+    assert rgb(path) == [[[200, 100, 0], [255, 255, 255], [204, 204, 204]]]
+
+
+def test_grey_with_alpha_is_laid_over_white(tmp_path: Path):
+    image = Image.merge("LA", [Image.new("L", (1, 1), 0), Image.new("L", (1, 1), 51)])
+    assert rgb(saved(image, tmp_path / "a.png")) == [[[204, 204, 204]]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_grey_of_16_bits_keeps_its_range_and_precision(name: str, tmp_path: Path):
+    path = saved(Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)), tmp_path / name)
+    expected = torch.tensor([0, 1000 / 65535, 1]).expand(3, 1, 3)
+    torch.testing.assert_close(read_image(path), expected)
+
+
+def test_colours_of_16_bits_are_read_with_8(tmp_path: Path):
+    path = raw_png(tmp_path / "a.png", 16, 2, struct.pack(">HHH", 65535, 0x8000, 0), width=1)
+    assert rgb(path) == [[[255, 128, 0]]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_tiff_of_unknown_range_is_refused(dtype: type, tmp_path: Path):
+    path = saved(Image.fromarray(np.ones((2, 3), dtype)), tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: holds 32-bit values of unknown range .* convert it"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda pixels: pixels),
+        (2, lambda pixels: pixels[:, ::-1]),
+        (3, lambda pixels: pixels[::-1, ::-1]),
+        (4, lambda pixels: pixels[::-1]),
+        (5, lambda pixels: pixels.transpose(1, 0, 2)),
+        (6, lambda pixels: pixels[::-1].transpose(1, 0, 2)),
+        (7, lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda pixels: pixels[:, ::-1].transpose(1, 0, 2)),
+    ],
+)
+def test_photographs_are_turned_upright(suffix: str, orientation: int, upright, tmp_path: Path):
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = orientation
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    path = saved(Image.fromarray(COLORS), tmp_path / f"a.{suffix}", exif=exif, **lossless)
+    assert rgb(path) == upright(COLORS).tolist()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tif"])
+def test_an_animation_gives_its_first_frame(name: str, tmp_path: Path):
+    frames = [Image.new("RGB", (3, 2), color) for color in ("white", "black")]
+    path = saved(frames[0], tmp_path / name, save_all=True, append_images=frames[1:])
+    assert read_image(path).min() == 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp", "gif"])
+def test_a_truncated_file_is_refused_by_name(suffix: str, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    path = saved(Image.fromarray(noise), tmp_path / f"a.{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"a\.{suffix}: "):
+        read_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff"])
+def test_what_is_no_image_is_refused_by_name(content: bytes, tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jpg: empty, broken or not one of JPEG, PNG"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_folder_or_nothing_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ValueError, match=r": not a file"):
+        read_image(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.jpg: no such file"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg: not a file"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_size_above_our_limit_is_refused_before_decoding(tmp_path: Path, monkeypatch):
+    path = raw_png(tmp_path / "a.png", 8, 0, b"", width=7)  # decoding would fail: there is no pixel in it
+    monkeypatch.setattr(images, "MAX_PIXELS", 6)
+    with pytest.raises(ValueError, match=r"a\.png: 7 x 1 is more than 6 pixels"):
+        read_image(path)
+
+
+def test_a_size_above_pillow_s_limit_is_refused_with_it(tmp_path: Path):
+    path = raw_png(tmp_path / "a.png", 8, 0, b"", width=180_000_000)
+    with pytest.raises(ValueError, match=r"a\.png: more than Pillow's limit of 178956970 pixels"):
+        read_image(path)
+
+
+def test_a_size_that_pillow_only_warns_of_is_read_in_silence(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    path = saved(Image.fromarray(COLORS), tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rgb(path) == COLORS.tolist()
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    suffix=st.sampled_from(["jpg", "png", "tif", "webp", "bmp", "gif"]),
+    damage=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
+    kept=st.floats(0.2, 1),
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_anywhere_is_a_sentence_or_an_image(suffix: str, damage: list[tuple[int, int]], kept: float):
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "MAX_PIXELS", 10_000)
+        path = saved(Image.fromarray(COLORS), Path(folder) / f"a.{suffix}")
+        content = bytearray(path.read_bytes())
+        for place, value in damage:
+            content[place % len(content)] = value
+        path.write_bytes(content[: int(len(content) * kept)])
+        with contextlib.suppress(ValueError):  # any other exception fails the test
+            image = read_image(path)
+            assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_labels_are_read_as_stored(tmp_path: Path):
+    labels = np.array([[0, 11, 255]], np.uint8)
+    found = read_label_map(saved(Image.fromarray(labels), tmp_path / "a.png"))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, labels)
+
+
+@pytest.mark.parametrize(("bit_depth", "row", "width"), [(1, b"\x40", 2), (2, b"\x1b", 4), (4, b"\x3f", 2)])
+def test_labels_of_few_bits_are_not_stretched(bit_depth: int, row: bytes, width: int, tmp_path: Path):
+    expected = {1: [[0, 1]], 2: [[0, 1, 2, 3]], 4: [[3, 15]]}[bit_depth]
+    assert read_label_map(raw_png(tmp_path / "a.png", bit_depth, 0, row, width)).tolist() == expected
+
+
+def test_palette_labels_are_indices(tmp_path: Path):
+    image = Image.fromarray(np.array([[2, 0, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert read_label_map(saved(image, tmp_path / "a.png")).tolist() == [[2, 0, 1]]
+
+
+def test_colours_are_not_labels(tmp_path: Path):
+    path = saved(Image.fromarray(COLORS), tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: holds colours \(RGB\), not labels; save class indices as"):
+        read_label_map(path)
+
+
+def test_a_jpeg_is_no_label_map(tmp_path: Path):
+    path = saved(Image.new("L", (3, 2)), tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg: empty, broken or not one of PNG"):
+        read_label_map(path)
+
+
+def test_written_labels_come_back(tmp_path: Path):
+    labels = np.array([[0, 5, 255], [3, 3, 1]], np.int64)
+    write_label_map(tmp_path / "a.png", labels)
+    assert Image.open(tmp_path / "a.png").mode == "L"
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png"), labels)
+
+
+def test_a_palette_changes_how_labels_look_but_not_what_they_are(tmp_path: Path):
+    labels = np.array([[1, 0, 255]], np.uint8)
+    write_label_map(tmp_path / "a.png", labels, np.array([[10, 20, 30], [40, 50, 60]], np.uint8))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png"), labels)
+    assert rgb(tmp_path / "a.png") == [[[40, 50, 60], [10, 20, 30], [0, 0, 0]]]
+
+
+def test_labels_above_255_take_16_bits(tmp_path: Path):
+    labels = np.array([[300, 65535, 2]], np.int32)
+    write_label_map(tmp_path / "a.png", labels)
+    found = read_label_map(tmp_path / "a.png")
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "sentence"),
+    [
+        ("a.png", np.array([[-1]]), r"a\.png: labels -1\.\.-1 do not fit a PNG"),
+        ("a.png", np.array([[65536]]), r"a\.png: labels 65536\.\.65536 do not fit a PNG"),
+        ("a.jpg", np.array([[0]]), r"a\.jpg: label maps are written as PNG"),
+    ],
+)
+def test_labels_that_a_file_cannot_hold_are_refused(name: str, labels: np.ndarray, sentence: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=sentence):
+        write_label_map(tmp_path / name, labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_above_255_do_not_fit_a_palette(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"do not fit a palette PNG, which holds 0\.\.255"):
+        write_label_map(tmp_path / "a.png", np.array([[256]]), np.zeros((2, 3), np.uint8))
+
+
+def test_a_file_appears_when_its_block_ends(tmp_path: Path):
+    with atomic_path(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.suffix == ".png"
+        assert not (tmp_path / "a.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_the_middle_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_path(tmp_path / "a.png") as temporary:
+            temporary.write_bytes(b"ne")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_folders_are_searched_to_the_bottom_and_sorted(tmp_path: Path):
+    names = ["b/c/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/3.png", "b/._1.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
+    assert found == ["a.webp", "b/1.png", "b/c/2.JPG"]
+
+
+def test_files_are_taken_as_given_and_once(tmp_path: Path):
+    names = [tmp_path / "z.dat", tmp_path / "a.png"]
+    for name in names:
+        name.touch()
+    assert find_images([*names, tmp_path]) == names
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos" / "self")
+    assert find_images([tmp_path / "photos"]) == [tmp_path / "photos" / "linked" / "1.png"]
+
+
+def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"holds no images \(\.bmp \.gif"):
+        find_images([tmp_path])
