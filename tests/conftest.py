@@ -11,9 +11,6 @@ SOURCE = ROOT / "src" / "rectiseg"
 UNCHECKED = {
     "ops.propagate_cpu": "numba compiles its functions and cannot compile a type checker",
     "ops.depthwise": "numba, likewise",
-    "ops.upsample": "its result has another size than its scores, but both are called Logits",
-    "data.confidences": "the protocol Dataset is not runtime_checkable",
-    "stage": "the protocols Dataset and TrainingData are not runtime_checkable",
 }
 
 
@@ -25,7 +22,7 @@ def checked_modules() -> list[str]:
     return [f"{SOURCE.name}.{name}" for name in sorted(names - UNCHECKED.keys())]
 
 
-install_import_hook(checked_modules(), "beartype.beartype")
+install_import_hook(checked_modules(), "shapes.checked")
 
 
 @pytest.fixture(scope="session")

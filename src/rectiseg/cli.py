@@ -1,4 +1,4 @@
-"""The command `rectiseg`: train, evaluate, predict, confidences. Exit status: 0 done, 1 some inputs failed, 2 refused."""
+"""The command `rectiseg`. Exit status: 0 all done, 1 some inputs failed, 2 refused."""
 
 import json
 import sys
@@ -91,8 +91,8 @@ def evaluate(
     from rich.console import Console
 
     from rectiseg.data.images import atomic_path
-    from rectiseg.evaluate import as_json, as_table, evaluate_parser
     from rectiseg.data.registry import open_dataset
+    from rectiseg.evaluate import as_json, as_table, evaluate_parser
     from rectiseg.models.checkpoint import load_parser, load_refiner
     from rectiseg.progress import ProgressReporter
 

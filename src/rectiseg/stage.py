@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,7 @@ class Batch(NamedTuple):
     labels: LabelMap
 
 
+@runtime_checkable
 class TrainingData(Protocol):
     """Random views of a data set; the same (index, generator state) gives the same tensors."""
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from rectiseg.data.datasets import Dataset, Sample
 from rectiseg.data.images import atomic_path
 from rectiseg.data.transforms import scaled, view_image, view_labels
-from rectiseg.ops.upsample import bilinear_kernel, upsample
-from rectiseg.types import Image, Logits, Parser
+from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
+from rectiseg.types import Image, Parser
 
 KEPT_CLASSES = 8
 MANY_CLASSES = 32
@@ -45,7 +45,7 @@ class CoarseParser(Protocol):
     @property
     def coarse_suffices(self) -> bool: ...
 
-    def coarse(self, image: Image, /) -> Logits: ...
+    def coarse(self, image: Image, /) -> CoarseLogits: ...
 
 
 def store_confidences(

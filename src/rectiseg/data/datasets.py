@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ class Sample(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Samples by index, with the names and colours of their classes."""
 
@@ -113,10 +114,11 @@ class CamVid(PairedFiles):
 
 
 class Folder(PairedFiles):
-    """``<split>/images/``, ``<split>/labels/`` and ``classes.json``: ``[{"name": "sky", "color": [70, 130, 180]}, ..]``.
+    """A data set of your own: ``<split>/images/``, ``<split>/labels/`` and one ``classes.json``.
 
-    Label maps are single-channel PNGs that hold the position in that list, or 255 where nobody annotated. Without a
-    folder of the split's name, ``images/`` and ``labels/`` lie in the root itself.
+    That file is a list in the order of the labels, ``[{"name": "sky", "color": [70, 130, 180]}, ...]``. Label maps
+    are single-channel PNGs that hold the position in that list, or 255 where nobody annotated. Without a folder of the
+    split's name, ``images/`` and ``labels/`` lie in the root itself.
     """
 
     def __init__(self, root: str | Path, split: Split = "train"):

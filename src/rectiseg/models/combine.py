@@ -5,8 +5,9 @@ import math
 import torch
 from torch import nn
 
-from rectiseg.models.front import CoarseLogits, Front
+from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
+from rectiseg.ops.upsample import CoarseLogits
 from rectiseg.types import Image, Logits
 
 

@@ -6,14 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiseg.models.encoder import Encoder
-from rectiseg.ops.upsample import bilinear_kernel, upsample
+from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
 from rectiseg.types import Image, Logits
 
 Evidence = Float[Tensor, "batch bands height width"]
 """What a network sees: RGB in [0, 1], and for GRN one more band a class."""
-
-CoarseLogits = Float[Tensor, "batch classes rows columns"]
-"""The classifier's scores: one cell for output_stride x output_stride pixels."""
 
 
 class Front(nn.Module):

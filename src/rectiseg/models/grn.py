@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from rectiseg.models.encoder import Encoder
-from rectiseg.models.front import CoarseLogits, Front
+from rectiseg.models.front import Front
+from rectiseg.ops.upsample import CoarseLogits
 from rectiseg.types import Image, Logits
 
 

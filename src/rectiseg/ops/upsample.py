@@ -4,9 +4,13 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from rectiseg.types import Logits
+
+CoarseLogits = Float[Tensor, "batch classes rows columns"]
+"""A classifier's scores before their upsampling: one cell for stride x stride pixels."""
 
 
 def bilinear_kernel(channels: int, stride: int, center: float) -> Tensor:
@@ -19,7 +23,7 @@ def bilinear_kernel(channels: int, stride: int, center: float) -> Tensor:
     return torch.outer(profile, profile).expand(channels, 1, -1, -1).clone()
 
 
-def upsample(scores: Logits, kernel: Tensor, stride: int, center: float, height: int, width: int) -> Logits:
+def upsample(scores: CoarseLogits, kernel: Tensor, stride: int, center: float, height: int, width: int) -> Logits:
     """Deconvolve scores of one cell per stride x stride pixels and cut the result to height x width pixels.
 
     Beyond the outermost cells their scores are continued.
