@@ -20,6 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 BELOW = {
     "types": [],
     "ops": ["types"],
+    "machine": [],
     "metrics": ["types"],
     "visualize": ["types"],
     "data.images": ["types"],
@@ -34,7 +35,7 @@ BELOW = {
     "server": ["inference"],
     "evaluate": ["inference", "data", "progress"],
     "stage": ["models.checkpoint", "data"],
-    "train": ["stage", "progress"],
+    "train": ["stage", "progress", "machine"],
     "recipes": ["train"],
     "cli": ["recipes", "evaluate", "export", "batch", "server"],
 }

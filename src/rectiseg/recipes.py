@@ -60,8 +60,16 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(front, phases=((4, 2e-4),), validate_every=1),
-        lrn=replace(front, phases=((12, 2e-3),), crop=(160, 224), head_rate=1.0),
+        grn=replace(front, phases=((3, 3e-4),), scales=(1.0,), validate_every=3),
+        lrn=replace(
+            front,
+            phases=((10, 2e-3),),
+            crop=(160, 224),
+            scales=(1.0,),
+            head_rate=1.0,
+            weight_decay=1e-4,
+            validate_every=5,
+        ),
         lrn_widths=NARROW,
         grn_starts_from="front",
     )

@@ -7,6 +7,7 @@ started again ends with the loss of one that was not. Start several processes wi
 import csv
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -168,6 +169,7 @@ class Run:
         self.steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.best = -math.inf
+        self.seconds = 0.0
         optimizer = make_optimizer(stage, settings)
         self.loss, self.optimizer = accelerator.prepare(StageLoss(stage, settings.class_weights), optimizer)
 
@@ -223,8 +225,10 @@ def train_stage(
     validate: Callable[[nn.Module], Scores],
     accelerator: Accelerator,
     on_step: Callable[[int, int, float, Scores | None], None] = lambda step, steps, loss, scores: None,
-) -> None:
+) -> float:
     """Train in place until the last epoch, resuming from ``folder/state.safetensors`` where there is one.
+
+    Returns the seconds that all the steps and validations took.
 
     After every ``validate_every`` epochs and the last one the stage is validated; ``folder/best.safetensors`` keeps
     the weights of the highest mean IoU, ``folder/curves.csv`` every step's loss and learning rate.
@@ -237,7 +241,8 @@ def train_stage(
         about = load_state(state, stage, run.optimizer)
         if about["fingerprint"] != fingerprint:
             raise ValueError(f"{state}: saved by a run with other settings; delete {folder} or choose another folder")
-        run.step, run.best = int(about["step"]), float(about["best"])
+        run.step, run.best, run.seconds = int(about["step"]), float(about["best"]), float(about["seconds"])
+    start = time.monotonic() - run.seconds
     with Curves(folder, run.step) if accelerator.is_main_process else nullcontext() as curves:
         while run.step < run.steps:
             rate = run.learning_rate
@@ -255,13 +260,16 @@ def train_stage(
                 if run.step % settings.save_every == 0 or scores is not None or run.step == run.steps:
                     curves.flush()
                     best = max(run.best, scores.mean_iou if scores else -math.inf)
-                    about = {"step": str(run.step), "best": str(best), "fingerprint": fingerprint}
+                    seconds = str(time.monotonic() - start)
+                    about = {"step": str(run.step), "best": str(best), "seconds": seconds, "fingerprint": fingerprint}
                     save_state(state, stage, run.optimizer, about)
             if scores is not None:
                 run.best = max(run.best, scores.mean_iou)
             on_step(run.step, run.steps, loss, scores)
+            run.seconds = time.monotonic() - start
     accelerator.wait_for_everyone()
     stage.eval()
+    return run.seconds
 
 
 class Curves(AbstractContextManager["Curves"]):

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from rectiseg.data.confidences import Confidences, View, store_confidences
 from rectiseg.data.datasets import Dataset, Split
 from rectiseg.data.registry import DatasetName, open_dataset
+from rectiseg.machine import machine
 from rectiseg.metrics import Scores
-from rectiseg.models.checkpoint import fingerprint, load, save
+from rectiseg.models.checkpoint import fingerprint, load, read_training, save
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite, load_imagenet
 from rectiseg.models.encoder import load_encoder_weights
@@ -81,16 +82,26 @@ class Training:
         for stage in stages:
             {"front": self.front, "grn": self.grn, "lrn": self.lrn, "lrn_alone": self.lrn_alone}[stage]()
         whole = self.output / "parser.safetensors"
-        if all((self.output / f"{stage}.safetensors").exists() for stage in ("front", "grn", "lrn")):
+        parts = [self.output / f"{stage}.safetensors" for stage in ("front", "grn", "lrn")]
+        if all(path.exists() for path in parts):
             if self.accelerator.is_main_process:
                 train = self.datasets["train"]
                 cascade = Cascade(self.grn(), self.lrn())
-                save(SceneParser(self.front(), cascade, train.classes, train.palette), whole, self.about)
+                parser = SceneParser(self.front(), cascade, train.classes, train.palette)
+                about: dict[str, str] = {}
+                for path in parts:
+                    about |= read_training(path)
+                save(parser, whole, about)
             self.accelerator.wait_for_everyone()
 
     @property
     def about(self) -> dict[str, str]:
-        return {"recipe": self.recipe.name, "dataset": self.recipe.dataset, "seed": str(self.seed)}
+        return {
+            "recipe": self.recipe.name,
+            "dataset": self.recipe.dataset,
+            "seed": str(self.seed),
+            "machine": machine(),
+        }
 
     def front(self) -> Front:
         def build() -> Front:
@@ -107,16 +118,13 @@ class Training:
             encoder = self.front().encoder if starts_from_front else self.encoder()
             return GRN(encoder, self.num_classes, self.recipe.iterations)
 
-        return cast(GRN, self.trained("grn", build, self.recipe.grn, self.after("front", self.front)))
+        return cast(GRN, self.trained("grn", build, self.recipe.grn, self.after_front))
 
     def lrn(self) -> LRN:
-        def front_and_grn() -> CoarseCascade:
-            return CoarseCascade(self.front(), self.grn())
-
-        return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after("grn", front_and_grn)))
+        return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after_grn))
 
     def lrn_alone(self) -> LRN:
-        return cast(LRN, self.trained("lrn_alone", self.new_lrn, self.recipe.lrn, self.after("front", self.front)))
+        return cast(LRN, self.trained("lrn_alone", self.new_lrn, self.recipe.lrn, self.after_front))
 
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
@@ -131,34 +139,34 @@ class Training:
             return encoder
         return load_imagenet(EfficientNetLite(int(name.removeprefix("lite"))))
 
-    def after(self, name: str, parser: Callable[[], nn.Module]) -> Callable[[Split], ConfidenceViews]:
-        """The data of a stage that follows a parser: what the parser says, stored once."""
+    def after_front(self, split: Split) -> ConfidenceViews:
+        """What GRN, or an LRN alone, sees: the front's confidences."""
+        return self.stored("front", split, self.front(), self.recipe.grn.scales)
 
-        def samples(split: Split) -> ConfidenceViews:
-            folder = self.output / "confidences" / name / split
-            dataset = self.datasets[split]
-            scales = self.recipe.lrn.scales if split == "train" else (1.0,)
-            views = [
-                View(scale, flip) for scale in scales for flip in ((False, True) if split == "train" else (False,))
-            ]
-            model = parser().to(self.accelerator.device).eval()
-            self.reporter.stage(f"confidences of {name}, {split}", len(dataset) // self.accelerator.num_processes)
-            share = (self.accelerator.process_index, self.accelerator.num_processes)
-            with torch.inference_mode():
-                store_confidences(
-                    model,
-                    dataset,
-                    folder,
-                    views,
-                    fingerprint(model),
-                    self.accelerator.device,
-                    self.reporter.advance,
-                    share,
-                )
-            self.accelerator.wait_for_everyone()
-            return ConfidenceViews(Confidences(dataset, folder))
+    def after_grn(self, split: Split) -> ConfidenceViews:
+        """What the cascade's LRN sees: the confidences of front and GRN."""
+        return self.stored("grn", split, CoarseCascade(self.front(), self.grn()), self.recipe.lrn.scales)
 
-        return samples
+    def stored(self, name: str, split: Split, parser: nn.Module, scales: tuple[float, ...]) -> ConfidenceViews:
+        """What a parser says of the images, stored once; of val only the images as they are."""
+        folder = self.output / "confidences" / name / split
+        dataset = self.datasets[split]
+        views = [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]
+        processes = self.accelerator.num_processes
+        self.reporter.stage(f"confidences of {name}, {split}", len(dataset) // processes)
+        with torch.inference_mode():
+            store_confidences(
+                parser.to(self.accelerator.device).eval(),
+                dataset,
+                folder,
+                views,
+                source=fingerprint(parser),
+                device=self.accelerator.device,
+                on_image=self.reporter.advance,
+                share=(self.accelerator.process_index, processes),
+            )
+        self.accelerator.wait_for_everyone()
+        return ConfidenceViews(Confidences(dataset, folder))
 
     def trained(
         self,
@@ -188,8 +196,10 @@ class Training:
         def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
             self.reporter.step(step, loss, scores)
 
-        train_stage(stage, train, settings, self.output / name, self.seed, validate, self.accelerator, on_step)
+        seconds = train_stage(
+            stage, train, settings, self.output / name, self.seed, validate, self.accelerator, on_step
+        )
         if self.accelerator.is_main_process:
-            save(stage, path, self.about)
+            save(stage, path, {**self.about, f"{name}_seconds": f"{seconds:.0f}"})
         self.accelerator.wait_for_everyone()
         return stage.eval()

@@ -74,7 +74,7 @@ class LRN(nn.Module):
         scores = self.head(self.body(evidence))
         if self.border == "masked":
             scores = mask_border(scores)
-        return scores.softmax(dim=1)
+        return scores.to(logits.dtype).softmax(dim=1)  # mixed precision computes scores in fewer bits than logits have
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""

@@ -1,7 +1,8 @@
 """Eq. 5 and its two gradients as numba kernels that go over memory once.
 
-Rows of all images are shared among threads. A kernel works on strips of a row that fit a core's first cache. Half
-precision is widened to float32 for the computation, which numba has and its callers' accuracy wants.
+Rows of all images are shared among threads. A kernel works on strips of a row: what all classes share, one strip for
+each of the m x m neighbours, stays in a core's first cache, side by side in an array of a fixed size (the compiler
+vectorises that; it does not vectorise slices of the big arrays). Half precision is widened to float32.
 """
 
 from functools import cache, partial
@@ -9,131 +10,143 @@ from functools import cache, partial
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rectiseg.ops.threads import in_parallel
 
 STRIP = 128
-"""Pixels of a row worked on at once: 49 strips of coefficients fit 32 KiB."""
+"""Pixels of a row worked on at once: 49 strips of float32 fit 32 KiB."""
 
 
 def forward(logits: Tensor, coefficients: Tensor) -> Tensor:
     """`rectiseg.ops.propagate.propagate` on a CPU."""
-    side = side_of(coefficients)
-    padded, weights = pad(logits, side // 2), arrays(coefficients)
-    result = np.empty((*logits.shape,), padded.dtype)
-    in_parallel(partial(forward_kernel(side), padded, weights, result), logits.shape[0] * logits.shape[2])
-    return torch.from_numpy(result).to(logits.dtype)
+    return _weigh(logits, coefficients, to_source=False)
 
 
 def backward(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of logits and coefficients."""
-    side = side_of(coefficients)
-    rows = logits.shape[0] * logits.shape[2]
-    to_coefficients = np.empty((*coefficients.shape,), arrays(logits[:0]).dtype)
-    in_parallel(partial(coefficients_kernel(side), pad(logits, side // 2), arrays(gradient), to_coefficients), rows)
-    # A pixel's logits reach each neighbour by the coefficient of the opposite place there.
-    to_logits = np.empty((*logits.shape,), to_coefficients.dtype)
-    in_parallel(partial(logits_kernel(side), pad(gradient, side // 2), pad(coefficients, side // 2), to_logits), rows)
-    return torch.from_numpy(to_logits).to(logits.dtype), torch.from_numpy(to_coefficients).to(coefficients.dtype)
+    return logits_gradient(gradient, coefficients), coefficients_gradient(gradient, logits, coefficients.shape[1])
 
 
-def side_of(coefficients: Tensor) -> int:
-    return round(coefficients.shape[1] ** 0.5)
+def logits_gradient(gradient: Tensor, coefficients: Tensor) -> Tensor:
+    """A pixel's logits went to each neighbour, weighted by that neighbour's coefficient for this pixel."""
+    return _weigh(gradient, coefficients, to_source=True)
 
 
-def arrays(tensor: Tensor) -> np.ndarray:
-    if tensor.dtype not in (torch.float32, torch.float64):
-        tensor = tensor.float()
-    return tensor.detach().contiguous().numpy()
+def coefficients_gradient(gradient: Tensor, logits: Tensor, neighbors: int) -> Tensor:
+    """For each neighbour of a pixel, the product of the pixel's gradient and the neighbour's logits."""
+    side = round(neighbors**0.5)
+    batch, _, height, width = logits.shape
+    padded = pad(logits, side // 2)
+    result = np.empty((batch, neighbors, height, width), padded.dtype)
+    in_parallel(partial(products_kernel(side), pad(gradient, 0), padded, result), batch * height)
+    return torch.from_numpy(result).to(logits.dtype)
+
+
+def _weigh(values: Tensor, coefficients: Tensor, to_source: bool) -> Tensor:
+    side = round(coefficients.shape[1] ** 0.5)
+    padded = pad(values, side // 2)
+    result = np.empty(values.shape, padded.dtype)
+    kernel = partial(sum_kernel(side), padded, pad(coefficients, 0), result, to_source)
+    in_parallel(kernel, values.shape[0] * values.shape[2])
+    return torch.from_numpy(result).to(values.dtype)
 
 
 def pad(tensor: Tensor, radius: int) -> np.ndarray:
-    return arrays(F.pad(tensor, (radius,) * 4))
+    """A contiguous array that the kernels can compute with, framed by zeros."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float()
+    array = tensor.detach().numpy()
+    if radius == 0:
+        return np.ascontiguousarray(array)
+    batch, channels, height, width = array.shape
+    padded = np.zeros((batch, channels, height + 2 * radius, width + 2 * radius), array.dtype)
+    inside = padded[:, :, radius:-radius, radius:-radius]
+
+    def copy(first: int, last: int) -> None:
+        inside[:, :, first:last] = array[:, :, first:last]
+
+    in_parallel(copy, height)
+    return padded
 
 
 compiled = partial(numba.njit, nogil=True, cache=True, fastmath={"contract"})
 
 
 @cache
-def forward_kernel(side: int):
-    """Compiled for one m, so that the loop over a row of neighbours unrolls into one expression a pixel."""
+def sum_kernel(side: int):
+    """Sum every pixel's neighbours, weighted by its own coefficients or by the neighbours' coefficients for it.
+
+    Compiled for one m, so that the loop over a row of neighbours unrolls into one expression a pixel.
+    """
+    radius = side // 2
 
     @compiled()
     def kernel(
-        logits: np.ndarray, coefficients: np.ndarray, result: np.ndarray, first: np.int64, last: np.int64
+        values: np.ndarray, coefficients: np.ndarray, result: np.ndarray, to_source: bool, first: int, last: int
     ) -> None:
         height, width = result.shape[2], result.shape[3]
-        for row in range(first, last):
-            image, y = row // height, row % height
-            for start in range(0, width, STRIP):
-                length = min(STRIP, width - start)
-                for channel in range(result.shape[1]):
-                    total = result[image, channel, y, start : start + length]
-                    total[:] = 0
-                    for down in range(side):
-                        neighbors = logits[image, channel, y + down, start : start + length + side - 1]
-                        weights = coefficients[image, down * side : (down + 1) * side, y, start : start + length]
-                        for x in range(length):
-                            sum_of_row = total[x]
-                            for right in range(side):
-                                sum_of_row += weights[right, x] * neighbors[x + right]
-                            total[x] = sum_of_row
-
-    return kernel
-
-
-@cache
-def coefficients_kernel(side: int):
-    """d/d coefficient p of a pixel: the product of its gradient and its p-th neighbour, summed over the classes."""
-
-    @compiled()
-    def kernel(logits: np.ndarray, gradient: np.ndarray, result: np.ndarray, first: np.int64, last: np.int64) -> None:
-        height, width = result.shape[2], result.shape[3]
+        weights = np.zeros((side, side, STRIP), result.dtype)
         for row in range(first, last):
             image, y = row // height, row % height
             for start in range(0, width, STRIP):
                 length = min(STRIP, width - start)
                 for down in range(side):
-                    totals = result[image, down * side : (down + 1) * side, y, start : start + length]
-                    totals[:] = 0
-                    for channel in range(gradient.shape[1]):
-                        neighbors = logits[image, channel, y + down, start : start + length + side - 1]
-                        slope = gradient[image, channel, y, start : start + length]
+                    for right in range(side):
+                        place, source, shift = down * side + right, y, start
+                        if to_source:
+                            place, source, shift = side * side - 1 - place, y + down - radius, start + right - radius
+                        strip = weights[down, right]
+                        inside = 0 <= source < height
                         for x in range(length):
+                            strip[x] = 0
+                        if inside:
+                            begin, end = max(0, -shift), min(length, width - shift)
+                            line = coefficients[image, place, source, shift + begin : shift + end]
+                            kept = strip[begin:end]
+                            for x in range(len(line)):
+                                kept[x] = line[x]
+                for channel in range(result.shape[1]):
+                    total = result[image, channel, y, start : start + length]
+                    total[:] = 0
+                    for down in range(side):
+                        strips = weights[down]
+                        neighbors = values[image, channel, y + down, start : start + length + side - 1]
+                        for x in range(length):
+                            sum_of_row = total[x]
                             for right in range(side):
-                                totals[right, x] += slope[x] * neighbors[x + right]
+                                sum_of_row += strips[right, x] * neighbors[x + right]
+                            total[x] = sum_of_row
 
     return kernel
 
 
 @cache
-def logits_kernel(side: int):
-    """d/d logits of a pixel: its neighbours' gradients, each weighted by the neighbour's coefficient for this pixel."""
+def products_kernel(side: int):
+    """Multiply every pixel's gradient with each of its neighbours, summed over the classes."""
 
     @compiled()
-    def kernel(
-        gradient: np.ndarray, coefficients: np.ndarray, result: np.ndarray, first: np.int64, last: np.int64
-    ) -> None:
+    def kernel(gradient: np.ndarray, logits: np.ndarray, result: np.ndarray, first: int, last: int) -> None:
         height, width = result.shape[2], result.shape[3]
+        totals = np.empty((side, side, STRIP), result.dtype)
         for row in range(first, last):
             image, y = row // height, row % height
             for start in range(0, width, STRIP):
                 length = min(STRIP, width - start)
-                for channel in range(result.shape[1]):
-                    total = result[image, channel, y, start : start + length]
-                    total[:] = 0
+                totals[:] = 0
+                for channel in range(gradient.shape[1]):
+                    slope = gradient[image, channel, y, start : start + length]
                     for down in range(side):
-                        slopes = gradient[image, channel, y + down, start : start + length + side - 1]
-                        opposite = (side - 1 - down) * side
-                        weights = coefficients[
-                            image, opposite : opposite + side, y + down, start : start + length + side - 1
-                        ]
+                        total = totals[down]
+                        neighbors = logits[image, channel, y + down, start : start + length + side - 1]
                         for x in range(length):
-                            sum_of_row = total[x]
+                            slope_here = slope[x]
                             for right in range(side):
-                                sum_of_row += weights[side - 1 - right, x + right] * slopes[x + right]
-                            total[x] = sum_of_row
+                                total[right, x] += slope_here * neighbors[x + right]
+                for place in range(side * side):
+                    line = result[image, place, y, start : start + length]
+                    strip = totals[place // side, place % side]
+                    for x in range(length):
+                        line[x] = strip[x]
 
     return kernel

@@ -1,0 +1,181 @@
+"""Data sets on disk: what is read, and what is refused with its file's name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from rectiseg.data.datasets import CamVid, Folder
+from rectiseg.data.images import write_label_map
+from rectiseg.types import IGNORE_INDEX
+
+HEIGHT, WIDTH = 6, 9
+CLASSES = [{"name": "sky", "color": [70, 130, 180]}, {"name": "road", "color": [128, 64, 128]}]
+
+
+def write_pair(images: Path, labels: Path, name: str, maps: np.ndarray, suffix: str = ".png") -> None:
+    for folder in (images, labels):
+        folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[:, :, 0] = 200
+    PillowImage.fromarray(pixels).save(images / f"{name}{suffix}")
+    write_label_map(labels / f"{name}.png", maps)
+
+
+def label_map(value: int = 0) -> np.ndarray:
+    """Zeros, the value at (1, 2) and IGNORE_INDEX in a corner."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[1, 2], labels[-1, -1] = value, IGNORE_INDEX
+    return labels
+
+
+@pytest.fixture
+def made_camvid(tmp_path: Path) -> Path:
+    for name, suffix, value in (("b", ".jpg", 10), ("a", ".png", 11)):
+        write_pair(tmp_path / "train", tmp_path / "trainannot", name, label_map(value), suffix)
+    write_pair(tmp_path / "val", tmp_path / "valannot", "c", label_map(3))
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    for name in ("x1", "x2"):
+        write_pair(tmp_path / "train" / "images", tmp_path / "train" / "labels", name, label_map(1))
+    return tmp_path
+
+
+def refusal_of(dataset: type[CamVid] | type[Folder], root: Path) -> str:
+    """The one sentence that is said of a folder; every file of it is read."""
+    with pytest.raises(ValueError) as caught:
+        list(map(dataset(root).__getitem__, range(2)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_camvid_pairs_jpg_and_png_by_name_and_sorts_them(made_camvid: Path):
+    train, val = CamVid(made_camvid), CamVid(made_camvid, "val")
+    assert [train[index].name for index in range(len(train))] == ["a", "b"]
+    assert [val[index].name for index in range(len(val))] == ["c"]
+
+
+def test_a_sample_is_an_image_in_0_to_1_and_int64_labels_of_its_size(made_camvid: Path):
+    image, labels, _ = CamVid(made_camvid)[0]
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert torch.equal(image[:, 0, 0], torch.tensor([200 / 255, 0, 0]))
+    assert (labels.shape, labels.dtype) == ((HEIGHT, WIDTH), torch.int64)
+
+
+def test_camvids_void_is_ignored_and_its_bicyclist_is_not(made_camvid: Path):
+    (_, void, _), (_, bicyclist, _) = CamVid(made_camvid)[0], CamVid(made_camvid)[1]
+    assert (int(void[1, 2]), int(void[-1, -1]), int(bicyclist[1, 2])) == (IGNORE_INDEX, IGNORE_INDEX, 10)
+
+
+def test_camvid_has_eleven_classes_with_colours_of_their_own(made_camvid: Path):
+    dataset = CamVid(made_camvid)
+    assert len(dataset.classes) == len(set(dataset.palette)) == 11
+
+
+def test_the_camvid_beside_the_repository_is_whole(camvid: Path):
+    for split, count in (("train", 367), ("val", 101)):
+        dataset = CamVid(camvid, split)
+        assert len(dataset) == count
+        seen: set[int] = set()
+        for index in range(count):
+            image, labels, name = dataset[index]
+            assert image.shape == (3, 360, 480), name
+            seen |= set(labels.unique().tolist())
+        assert seen == {*range(11), IGNORE_INDEX}
+
+
+def test_a_folder_names_and_colours_its_classes(folder: Path):
+    dataset = Folder(folder)
+    assert (dataset.classes, dataset.palette) == (("sky", "road"), ((70, 130, 180), (128, 64, 128)))
+    image, labels, name = dataset[1]
+    assert (name, image.shape) == ("x2", (3, HEIGHT, WIDTH))
+    assert labels.unique().tolist() == [0, 1, IGNORE_INDEX]
+
+
+def test_a_folder_without_splits_holds_its_pairs_in_the_root(folder: Path):
+    write_pair(folder / "images", folder / "labels", "y", label_map())
+    assert [Folder(folder, split)[0].name for split in ("train", "val")] == ["x1", "y"]
+
+
+def test_palette_pngs_hold_labels_too(folder: Path):
+    write_label_map(folder / "train/labels/x1.png", label_map(1), np.array([entry["color"] for entry in CLASSES], "u1"))
+    assert Folder(folder)[0].labels.unique().tolist() == [0, 1, IGNORE_INDEX]
+
+
+def test_a_label_outside_the_classes_is_refused(folder: Path, made_camvid: Path):
+    write_label_map(folder / "train/labels/x2.png", label_map(2))
+    assert "x2.png: label 2 is outside 0..1" in refusal_of(Folder, folder)
+    write_label_map(made_camvid / "trainannot/b.png", label_map(12))
+    assert "b.png: label 12 is outside 0..10" in refusal_of(CamVid, made_camvid)
+
+
+def test_labels_of_16_bits_do_not_wrap_around(folder: Path):
+    write_label_map(folder / "train/labels/x1.png", label_map().astype(np.uint16) * 257)
+    assert "x1.png: label 65535 is outside 0..1" in refusal_of(Folder, folder)
+
+
+def test_a_label_map_of_another_size_is_refused(folder: Path):
+    write_label_map(folder / "train/labels/x2.png", label_map()[:, 1:])
+    refusal = refusal_of(Folder, folder)
+    assert "x2.png" in refusal
+    assert "8x6" in refusal
+    assert "9x6" in refusal
+
+
+@pytest.mark.parametrize(("lost", "there"), [("images", "labels"), ("labels", "images")])
+def test_a_file_without_partner_is_refused(folder: Path, lost: str, there: str):
+    (folder / "train" / lost / "x2.png").unlink()
+    refusal = refusal_of(Folder, folder)
+    assert refusal.startswith(str(folder / "train" / there))
+    assert "x2" in refusal
+
+
+@pytest.mark.parametrize("missing", ["train", "trainannot"])
+def test_a_missing_folder_is_named(made_camvid: Path, missing: str):
+    (made_camvid / missing).rename(made_camvid / "elsewhere")
+    assert refusal_of(CamVid, made_camvid) == f"{made_camvid / missing}: this folder is missing"
+
+
+def test_an_empty_folder_is_refused(folder: Path):
+    for path in (folder / "train").rglob("*.png"):
+        path.unlink()
+    assert f"{folder / 'train' / 'images'}: no images here" in refusal_of(Folder, folder)
+
+
+def test_two_images_of_one_name_are_refused(folder: Path):
+    write_pair(folder / "train/images", folder / "train/labels", "x2", label_map(), ".jpg")
+    assert "x2.jpg: another file here has the same name" in refusal_of(Folder, folder)
+
+
+def test_a_damaged_label_map_is_refused(folder: Path):
+    path = folder / "train/labels/x1.png"
+    path.write_bytes(path.read_bytes()[:40])
+    assert str(path) in refusal_of(Folder, folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[", '{"name": "sky"}', '["sky"]', '[{"name": "sky"}]', '[{"name": "sky", "color": [1, 2]}]', "3", "null"]
+    + ['[{"name": "sky", "color": "blue"}]', '[{"name": "sky", "color": [0, 0, 256]}]', "[]", "[" + "[" * 99 + "]" * 99]
+    + [json.dumps([{"name": str(index), "color": [0, 0, 0]} for index in range(256)]), "\x00"],
+)
+def test_a_list_of_classes_that_is_none_is_refused(folder: Path, content: str):
+    (folder / "classes.json").write_text(content)
+    assert refusal_of(Folder, folder).startswith(f"{folder / 'classes.json'}: ")
+
+
+def test_a_list_of_classes_in_another_encoding_is_refused(folder: Path):
+    (folder / "classes.json").write_bytes(b'[{"name": "\xe4", "color": [0, 0, 0]}]')
+    assert refusal_of(Folder, folder).startswith(f"{folder / 'classes.json'}: ")
+
+
+def test_a_missing_list_of_classes_is_asked_for(folder: Path):
+    (folder / "classes.json").unlink()
+    assert refusal_of(Folder, folder).startswith(f"{folder / 'classes.json'}: missing; write the classes there")
