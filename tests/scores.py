@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rectiseg.metrics import ConfusionMatrix, Scores
 from rectiseg.types import LabelMap, Logits
 
 
@@ -24,9 +25,11 @@ def one_hot(labels: LabelMap, num_classes: int) -> Tensor:
     return F.one_hot(labels, num_classes).movedim(-1, 1).float()
 
 
-def agreement(logits: Logits, refined: Logits) -> float:
-    """The share of pixels whose label stays."""
-    return (logits.argmax(dim=1) == refined.argmax(dim=1)).float().mean().item()
+def kept(logits: Logits, refined: Logits) -> Scores:
+    """How far the labels stay: the refined ones measured against those before."""
+    matrix = ConfusionMatrix(logits.shape[1])
+    matrix.update(refined.argmax(dim=1), logits.argmax(dim=1))
+    return matrix.scores()
 
 
 def label_maps(samples: list[Tensor], void: int, num_classes: int) -> LabelMap:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from networks import SIZES, random, random_logits
 from rectiseg.data.datasets import CamVid
 from rectiseg.data.scenes import GeneratedScenes
+from rectiseg.metrics import Scores
 from rectiseg.models.lrn import LRN, NARROW
 from rectiseg.types import IGNORE_INDEX, Refiner
-from scores import agreement, coarse, label_maps, perfect
+from scores import coarse, kept, label_maps, perfect
 
 
 def lively(num_classes: int = 5, neighborhood: int = 5, **settings: str) -> LRN:
@@ -44,11 +45,13 @@ def scenes() -> tuple[Tensor, Tensor, int]:
 
 @pytest.fixture(scope="module")
 def street(camvid: Path) -> tuple[Tensor, Tensor, int]:
-    """The same of CamVid's val split."""
+    """The same of the middle of images of CamVid's val split."""
     dataset = CamVid(camvid, "val")
     samples = [dataset[index] for index in (0, 50, 100)]
     labels = label_maps([sample.labels for sample in samples], IGNORE_INDEX, len(dataset.classes))
-    return torch.stack([sample.image for sample in samples]), labels, len(dataset.classes) + 1
+    images = torch.stack([sample.image for sample in samples])
+    middle = (..., slice(60, 261), slice(90, 391))
+    return images[middle], labels[middle], len(dataset.classes) + 1
 
 
 def untrained(num_classes: int, wide: bool = False, center_bias: float | None = None) -> LRN:
@@ -56,36 +59,39 @@ def untrained(num_classes: int, wide: bool = False, center_bias: float | None = 
     return LRN(num_classes, center_bias=center_bias).eval() if wide else LRN(num_classes, 7, NARROW, center_bias).eval()
 
 
-def kept(lrn: LRN, images: Tensor, logits: Tensor) -> float:
+def labels_kept(lrn: LRN, images: Tensor, logits: Tensor) -> Scores:
     with torch.inference_mode():
-        return agreement(logits, lrn(images, logits))
+        return kept(logits, lrn(images, logits))
 
 
 @pytest.mark.parametrize("source", ["scenes", "street"])
 def test_an_untrained_lrn_keeps_perfect_label_maps_whole(source: str, request: pytest.FixtureRequest) -> None:
     images, labels, classes = request.getfixturevalue(source)
-    assert kept(untrained(classes), images, perfect(labels, classes)) == 1.0
+    assert labels_kept(untrained(classes), images, perfect(labels, classes)).pixel_accuracy == 1
 
 
 @pytest.mark.parametrize("source", ["scenes", "street"])
 def test_an_untrained_lrn_keeps_nearly_all_labels_of_coarse_scores(source: str, request: pytest.FixtureRequest) -> None:
     images, labels, classes = request.getfixturevalue(source)
-    assert kept(untrained(classes), images, coarse(labels, classes)) >= 0.995
+    scores = labels_kept(untrained(classes), images, coarse(labels, classes))
+    assert scores.pixel_accuracy >= 0.995
+    assert scores.mean_iou >= 0.99
 
 
 def test_table_1s_widths_keep_labels_as_the_narrow_ones_do(scenes: tuple[Tensor, Tensor, int]) -> None:
-    images, labels, classes = scenes
+    images, labels, classes = (value if isinstance(value, int) else value[:1] for value in scenes)
     lrn = untrained(classes, wide=True)
-    assert kept(lrn, images[:1], perfect(labels[:1], classes)) == 1.0
-    assert kept(lrn, images[:1], coarse(labels[:1], classes)) >= 0.995
+    assert labels_kept(lrn, images, perfect(labels, classes)).pixel_accuracy == 1
+    assert labels_kept(lrn, images, coarse(labels, classes)).pixel_accuracy >= 0.995
 
 
 @pytest.mark.parametrize("source", ["scenes", "street"])
 def test_the_papers_centre_bias_of_one_keeps_neither(source: str, request: pytest.FixtureRequest) -> None:
+    """The small classes are those that go: on street scenes 99.7 % of the pixels of coarse scores stay."""
     images, labels, classes = request.getfixturevalue(source)
     lrn = untrained(classes, center_bias=1.0)
-    assert kept(lrn, images, perfect(labels, classes)) < 0.99
-    assert kept(lrn, images, coarse(labels, classes)) < 0.995
+    assert labels_kept(lrn, images, perfect(labels, classes)).mean_iou < 0.95
+    assert labels_kept(lrn, images, coarse(labels, classes)).mean_iou < 0.97
 
 
 def test_a_flat_prediction_stays_as_it_is() -> None:

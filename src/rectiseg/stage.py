@@ -241,7 +241,7 @@ def train_stage(
         about = load_state(state, stage, run.optimizer)
         if about["fingerprint"] != fingerprint:
             raise ValueError(f"{state}: saved by a run with other settings; delete {folder} or choose another folder")
-        run.step, run.best, run.seconds = int(about["step"]), float(about["best"]), float(about["seconds"])
+        run.step, run.best, run.seconds = int(about["step"]), float(about["best"]), float(about.get("seconds", 0))
     start = time.monotonic() - run.seconds
     with Curves(folder, run.step) if accelerator.is_main_process else nullcontext() as curves:
         while run.step < run.steps:

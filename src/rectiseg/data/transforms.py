@@ -11,6 +11,11 @@ OneImage = Float[Tensor, "3 height width"]
 OneLabelMap = Int[Tensor, "height width"]
 OneLogits = Float[Tensor, "classes height width"]
 
+# At the size of the view or of the crop.
+ViewedImage = Float[Tensor, "3 rows columns"]
+ViewedLabelMap = Int[Tensor, "rows columns"]
+ViewedLogits = Float[Tensor, "classes rows columns"]
+
 
 def draw(choices: tuple[float, ...], generator: Generator) -> float:
     return choices[int(torch.randint(len(choices), (), generator=generator))]
@@ -20,7 +25,7 @@ def coin(generator: Generator) -> bool:
     return bool(torch.randint(2, (), generator=generator))
 
 
-def view_image(image: OneImage, scale: float, flip: bool) -> OneImage:
+def view_image(image: OneImage, scale: float, flip: bool) -> ViewedImage:
     """The image at another scale, and mirrored: what a front sees when its output for this view is stored."""
     if scale != 1:
         size = scaled(image.shape[-2:], scale)
@@ -28,7 +33,7 @@ def view_image(image: OneImage, scale: float, flip: bool) -> OneImage:
     return image.flip(-1) if flip else image
 
 
-def view_labels(labels: OneLabelMap, scale: float, flip: bool) -> OneLabelMap:
+def view_labels(labels: OneLabelMap, scale: float, flip: bool) -> ViewedLabelMap:
     """The label map that belongs to `view_image` of the same scale and flip."""
     if scale != 1:
         size = scaled(labels.shape[-2:], scale)
@@ -43,7 +48,7 @@ def scaled(size: torch.Size | tuple[int, int], scale: float) -> tuple[int, int]:
 
 def random_crop(
     image: OneImage, labels: OneLabelMap, logits: OneLogits | None, size: tuple[int, int], generator: Generator
-) -> tuple[OneImage, OneLabelMap, OneLogits | None]:
+) -> tuple[ViewedImage, ViewedLabelMap, ViewedLogits | None]:
     """The same random window of all three; what is smaller than the window is padded and ignored there."""
     height, width = labels.shape
     down, right = max(size[0] - height, 0), max(size[1] - width, 0)

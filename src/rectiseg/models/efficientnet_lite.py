@@ -78,8 +78,8 @@ class InvertedResidual(nn.Module):
         self.bn2 = batch_norm(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = F.relu6(self.bn0(self.expand_conv(features))) if self.expands else features
-        hidden = F.relu6(self.bn1(self.depthwise_conv(hidden)))
+        hidden = F.relu6(self.bn0(self.expand_conv(features)), inplace=True) if self.expands else features
+        hidden = F.relu6(self.bn1(self.depthwise_conv(hidden)), inplace=True)
         projected = self.bn2(self.project_conv(hidden))
         return features + projected if self.adds_input else projected
 
@@ -134,7 +134,7 @@ class EfficientNetLite(nn.Module):
         return self.conv_stem
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.blocks(F.relu6(self.bn0(self.conv_stem(image))))
+        return self.blocks(F.relu6(self.bn0(self.conv_stem(image)), inplace=True))
 
 
 def round_filters(filters: float, divisor: int = 8) -> int:

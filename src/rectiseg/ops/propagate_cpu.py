@@ -93,19 +93,14 @@ def sum_kernel(side: int):
                 length = min(STRIP, width - start)
                 for down in range(side):
                     for right in range(side):
-                        place, source, shift = down * side + right, y, start
-                        if to_source:
-                            place, source, shift = side * side - 1 - place, y + down - radius, start + right - radius
-                        strip = weights[down, right]
-                        inside = 0 <= source < height
-                        for x in range(length):
-                            strip[x] = 0
-                        if inside:
-                            begin, end = max(0, -shift), min(length, width - shift)
-                            line = coefficients[image, place, source, shift + begin : shift + end]
-                            kept = strip[begin:end]
-                            for x in range(len(line)):
-                                kept[x] = line[x]
+                        place, strip = down * side + right, weights[down, right, :length]
+                        if not to_source:
+                            copy_part(coefficients[image, place, y], start, strip)
+                        elif 0 <= y + down - radius < height:
+                            opposite = coefficients[image, side * side - 1 - place, y + down - radius]
+                            copy_part(opposite, start + right - radius, strip)
+                        else:
+                            strip[:] = 0
                 for channel in range(result.shape[1]):
                     total = result[image, channel, y, start : start + length]
                     total[:] = 0
@@ -119,6 +114,18 @@ def sum_kernel(side: int):
                             total[x] = sum_of_row
 
     return kernel
+
+
+@compiled()
+def copy_part(line: np.ndarray, start: int, part: np.ndarray) -> None:
+    """The pixels from start on; zeros where the line has none."""
+    begin = max(0, -start)
+    end = max(begin, min(len(part), len(line) - start))
+    source, copied = line[start + begin : start + end], part[begin:end]
+    for x in range(len(copied)):
+        copied[x] = source[x]
+    part[:begin] = 0
+    part[end:] = 0
 
 
 @cache
@@ -145,8 +152,6 @@ def products_kernel(side: int):
                                 total[right, x] += slope_here * neighbors[x + right]
                 for place in range(side * side):
                     line = result[image, place, y, start : start + length]
-                    strip = totals[place // side, place % side]
-                    for x in range(length):
-                        line[x] = strip[x]
+                    copy_part(totals[place // side, place % side], 0, line)
 
     return kernel

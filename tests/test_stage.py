@@ -1,0 +1,225 @@
+"""Training one stage, in this process: what a step does, and what is kept of a run."""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from torch import Generator, Tensor, nn
+
+from rectiseg.metrics import Scores
+from rectiseg.stage import Curves, ImageViews, Run, Settings, TrainingData, train_stage
+from rectiseg.types import IGNORE_INDEX
+from tiny_stage import SCENES, SETTINGS, Drawn, OneConvolution, one_convolution, stored, tiny_lrn, validation
+
+PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant", clip=None, optimizer="sgd", weight_decay=0.0)
+
+
+@pytest.fixture
+def accelerator(request: pytest.FixtureRequest) -> Iterator[Accelerator]:
+    """A process has one state of accelerate's; a test begins and ends without any."""
+    reset()
+    yield Accelerator(cpu=True, mixed_precision=getattr(request, "param", "no"))
+    reset()
+
+
+def reset() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+class Images(ImageViews):
+    """Whole images without random choices; remembers who was asked for."""
+
+    def __init__(self, void: bool = False):
+        super().__init__(SCENES)
+        self.void = void
+        self.asked: list[int] = []
+
+    def view(self, index: int, settings: Settings, generator: Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        self.asked.append(index)
+        image, labels, _ = SCENES[index]
+        return (image,), torch.full_like(labels, IGNORE_INDEX) if self.void else labels
+
+
+def run_of(accelerator: Accelerator, settings: Settings = PLAIN, stage: nn.Module | None = None, **about) -> Run:
+    return Run(stage or one_convolution(), about.get("data", Images()), settings, 7, accelerator)
+
+
+def train(folder: Path, accelerator: Accelerator, settings: Settings = SETTINGS, **changed) -> nn.Module:
+    stage = changed.get("stage") or one_convolution()
+    data: TrainingData = changed.get("data") or ImageViews(SCENES)
+    validate = changed.get("validate") or validation(data, accelerator)
+    train_stage(stage, data, settings, folder, changed.get("seed", 7), validate, accelerator)
+    return stage
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "curves.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_the_loss_is_the_mean_over_the_pixels_that_somebody_annotated(accelerator: Accelerator):
+    run = run_of(accelerator)
+    batch = run.batch(0)
+    pixels = one_convolution()(*batch.inputs).movedim(1, -1)[batch.labels != IGNORE_INDEX]
+    labels = batch.labels[batch.labels != IGNORE_INDEX]
+    assert len(labels) < batch.labels.numel()
+    assert run.train_step() == pytest.approx(F.cross_entropy(pixels, labels).item(), rel=1e-6)
+
+
+def test_where_all_is_ignored_nothing_is_learned(accelerator: Accelerator):
+    run = run_of(accelerator, data=Images(void=True))
+    before = {name: value.clone() for name, value in run.stage.state_dict().items()}
+    assert run.train_step() == 0
+    for name, value in run.stage.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_loss_that_is_no_number_stops_the_training(accelerator: Accelerator):
+    run = run_of(accelerator)
+    nn.init.constant_(run.stage.head.bias, math.inf)
+    with pytest.raises(ValueError, match="the loss became nan at step 1: lower the learning rate"):
+        run.train_step()
+
+
+def test_a_step_of_sgd_goes_down_the_gradient_and_no_further_than_the_clip(accelerator: Accelerator):
+    moved = {}
+    for clip in (None, 1e-3):
+        run = run_of(accelerator, replace(PLAIN, clip=clip))
+        before = torch.cat([value.flatten() for value in run.stage.parameters()]).clone()
+        run.train_step()
+        moved[clip] = torch.cat([value.flatten() for value in run.stage.parameters()]) - before
+    assert moved[None].norm() > 1e-4
+    assert float(moved[1e-3].norm()) == pytest.approx(1e-2 * 1e-3, rel=1e-3)  # learning rate times clip
+    assert F.cosine_similarity(moved[None], moved[1e-3], dim=0) > 0.999
+
+
+def test_an_epoch_visits_every_sample_at_most_once_in_an_order_of_its_own(accelerator: Accelerator):
+    run = run_of(accelerator, data=(data := Images()))
+    for step in range(4):
+        run.batch(step)
+    epochs = [data.asked[:8], data.asked[8:]]
+    assert [len(set(epoch)) for epoch in epochs] == [8, 8]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_batch_is_a_function_of_seed_and_step(accelerator: Accelerator):
+    first, second = (run_of(accelerator, SETTINGS, data=ImageViews(SCENES)) for _ in range(2))
+    torch.rand(3)
+    first.batch(0)
+    for here, there in zip(first.batch(5).inputs, second.batch(5).inputs, strict=True):
+        assert torch.equal(here, there)
+    assert not torch.equal(first.batch(5).labels, first.batch(4).labels)
+
+
+def test_a_batch_larger_than_the_data_takes_samples_twice(accelerator: Accelerator):
+    run = run_of(accelerator, replace(PLAIN, batch=11), data=(data := Images()))
+    assert (run.steps_per_epoch, len(run.batch(0).labels)) == (1, 11)
+    assert sorted(data.asked)[-1] == 8
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 5)
+    with pytest.raises(ValueError, match="a batch of 4 cannot be shared among 5 processes"):
+        run_of(accelerator)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_the_rest(accelerator: Accelerator, tmp_path: Path):
+    data = stored(tmp_path)
+    for frozen in (True, False):
+        run = run_of(accelerator, replace(SETTINGS, frozen_batch_norm=frozen), tiny_lrn(), data=data)
+        before = {name: value.clone() for name, value in run.stage.state_dict().items()}
+        run.train_step()
+        changed = {name for name, value in run.stage.state_dict().items() if not torch.equal(value, before[name])}
+        assert {name for name, _ in run.stage.named_parameters() if "body.1." in name} <= changed
+        assert ("body.1.running_mean" in changed) != frozen
+        assert ("body.1.num_batches_tracked" in changed) != frozen
+
+
+def test_the_rate_grows_during_the_warmup_and_heads_learn_faster(accelerator: Accelerator):
+    run = run_of(accelerator, replace(PLAIN, warmup=4))
+    rates = []
+    for run.step in range(6):
+        rates.append(run.learning_rate)
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_loss_falls(optimizer: Literal["sgd", "adamw"], accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path, accelerator, replace(SETTINGS, phases=((30, 5e-2),), optimizer=optimizer, validate_every=30))
+    curve = losses(tmp_path)
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+
+
+@pytest.mark.parametrize("accelerator", ["no", "bf16"], indirect=True)
+def test_a_refiner_learns_from_stored_confidences_in_either_precision(accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path / "lrn", accelerator, stage=tiny_lrn(), data=stored(tmp_path / "store"))
+    curve = losses(tmp_path / "lrn")
+    assert sum(curve[-3:]) < 0.9 * sum(curve[:3])
+
+
+@pytest.mark.parametrize("changed", [{"clip": 0.5}, {"phases": ((3, 1e-2),)}, {"optimizer": "sgd"}])
+def test_a_state_of_other_settings_is_refused(changed: dict, accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path, accelerator)
+    with pytest.raises(ValueError, match=f"{tmp_path}/state.safetensors: saved by a run with other settings; delete"):
+        train(tmp_path, accelerator, replace(SETTINGS, **changed))
+
+
+def test_a_state_of_another_seed_or_data_set_is_refused(accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path, accelerator)
+    for changed in ({"seed": 8}, {"data": ImageViews(Drawn(7))}):
+        with pytest.raises(ValueError, match="saved by a run with other settings"):
+            train(tmp_path, accelerator, **changed)
+
+
+def test_a_state_of_another_network_is_refused(accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path, accelerator)
+    with pytest.raises(ValueError, match=r"state.safetensors: \d+ tensors are missing"):
+        train(tmp_path, accelerator, stage=tiny_lrn())
+
+
+def test_a_finished_training_is_left_as_it_is(accelerator: Accelerator, tmp_path: Path):
+    train(tmp_path, accelerator)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    stage = train(tmp_path, accelerator, stage=(other := OneConvolution()))
+    assert stage is other
+    assert not stage.training
+    for name, value in one_convolution().state_dict().items():
+        assert torch.equal(stage.state_dict()[name], load_file(tmp_path / "state.safetensors")[f"weights.{name}"])
+        assert not torch.equal(stage.state_dict()[name], value)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+def test_the_best_weights_are_kept(accelerator: Accelerator, tmp_path: Path):
+    seen: list[dict[str, Tensor]] = []
+
+    def better_once(stage: nn.Module) -> Scores:
+        assert not stage.training
+        seen.append({f"weights.{name}": value.clone() for name, value in stage.state_dict().items()})
+        return Scores(0.5, (0.1, 0.3, 0.2)[len(seen) - 1], ())
+
+    train(tmp_path, accelerator, validate=better_once)
+    best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "state"))
+    assert len(seen) == 3
+    for name, value in seen[1].items():
+        assert torch.equal(best[name], value)
+        assert torch.equal(last[name], seen[2][name])
+
+
+def test_rows_beyond_the_saved_step_are_forgotten_and_the_others_never_lost(tmp_path: Path):
+    path = tmp_path / "curves.csv"
+    path.write_bytes(
+        b"step,loss,learning_rate,mean_iou,pixel_accuracy\r\n9,0.5,0.1,,\r\n10,0.4,0.1,0.2,0.3\r\n11,0.3,0.1,,\r\n1"
+    )
+    with Curves(tmp_path, 10):
+        rows = path.read_bytes().split(b"\r\n")[1:]  # as a kill would leave them, before anything is closed
+    assert rows == [b"9,0.5,0.1,,", b"10,0.4,0.1,0.2,0.3", b""]

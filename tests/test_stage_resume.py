@@ -1,0 +1,114 @@
+"""A training that is killed at any moment and started again ends as one that was not: SIGKILL, in real processes."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+SCRIPT = Path(__file__).parent / "tiny_stage.py"
+# Stage, rank, step. States are saved at the steps 3, 4, 6, 8, 9 and 10, the stage is validated at 4, 8 and 10.
+KILLED_ALONE = (("front", 0, 5), ("lrn", 0, 8, "writing"), ("lrn", 0, 7))
+KILLED_OF_TWO = (("front", 1, 2), ("lrn", 0, 7))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, processes: int, *killed: str | int) -> subprocess.CompletedProcess[str]:
+    launcher = []
+    if processes > 1:
+        rendezvous = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *rendezvous]
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *map(str, killed)]
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | loopback
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def finished(folder: Path, processes: int) -> Path:
+    folder.mkdir()
+    done = start(folder, processes)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("alone") / "run", 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("two") / "run", 2)
+
+
+def content_of(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A state without its time."""
+    with safe_open(path, framework="pt") as file:
+        words = {key: value for key, value in file.metadata().items() if key != "seconds"}
+        return words, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def curve(folder: Path, stage: str) -> list[list[str]]:
+    with (folder / stage / "curves.csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def assert_same(resumed: Path, uninterrupted: Path) -> None:
+    """Bit for bit: weights, the optimizer's moments, best weights, and every step's loss."""
+    for stage in ("front", "lrn"):
+        for name in ("state", "best"):
+            there, here = (content_of(folder / stage / f"{name}.safetensors") for folder in (resumed, uninterrupted))
+            assert there[0] == here[0]
+            assert there[1].keys() == here[1].keys()
+            for key, value in here[1].items():
+                assert torch.equal(there[1][key], value), f"{stage}'s {name}: {key}"
+        assert curve(resumed, stage) == curve(uninterrupted, stage)
+
+
+def test_every_step_is_written_down_once(alone: Path, two: Path):
+    for folder in (alone, two):
+        for stage in ("front", "lrn"):
+            header, *rows = curve(folder, stage)
+            assert header == ["step", "loss", "learning_rate", "mean_iou", "pixel_accuracy"]
+            assert [row[0] for row in rows] == [str(step) for step in range(1, 11)]
+            assert [row[0] for row in rows if row[3] and row[4]] == ["4", "8", "10"]
+
+
+def test_a_killed_training_ends_as_one_that_was_not(alone: Path, tmp_path: Path):
+    for killed in KILLED_ALONE:
+        assert start(tmp_path, 1, *killed).returncode == -9, killed
+    assert start(tmp_path, 1).returncode == 0
+    assert_same(tmp_path, alone)
+
+
+def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp_path: Path):
+    for killed in KILLED_OF_TWO:
+        done = start(tmp_path, 2, *killed)
+        assert done.returncode != 0, killed
+        assert "-9" in done.stderr, done.stderr
+    done = start(tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path, two)
+
+
+def test_two_processes_see_the_loss_that_one_sees(alone: Path, two: Path):
+    """Half of the batch each, with other numbers of valid pixels: a mean of their means would be another."""
+    for (_, here, *_), (_, there, *_) in zip(curve(alone, "front")[1:], curve(two, "front")[1:], strict=True):
+        assert float(there) == pytest.approx(float(here), rel=1e-6)
+
+
+def test_all_processes_end_with_the_weights_that_are_saved(two: Path):
+    for stage in ("front", "lrn"):  # LRN with batch norm, whose statistics each process gathers for itself
+        ends = [(two / f"{stage}-of-process-{rank}.json").read_text() for rank in (0, 1)]
+        assert ends[0] == ends[1]
