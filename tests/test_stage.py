@@ -15,9 +15,12 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
+from rectiseg.curves import Curves
 from rectiseg.metrics import Scores
-from rectiseg.stage import Curves, ImageViews, Run, Settings, TrainingData, train_stage
+from rectiseg.settings import Settings
+from rectiseg.stage import Run, train_stage
 from rectiseg.types import IGNORE_INDEX
+from rectiseg.views import ImageViews, TrainingData
 from tiny_stage import SCENES, SETTINGS, Drawn, OneConvolution, one_convolution, stored, tiny_lrn, validation
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant", clip=None, optimizer="sgd", weight_decay=0.0)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from networks import TinyEncoder
 from rectiseg.models.front import Front
-from rectiseg.stage import Settings, StageLoss, make_optimizer
+from rectiseg.settings import Settings, make_optimizer
+from rectiseg.stage import StageLoss
 from tiny_stage import K, OneConvolution, one_convolution, tiny_lrn
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant")

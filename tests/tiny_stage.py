@@ -23,7 +23,9 @@ from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.metrics import Scores
 from rectiseg.models import checkpoint
 from rectiseg.models.lrn import LRN
-from rectiseg.stage import ConfidenceViews, ImageViews, Settings, TrainingData, confusion, train_stage
+from rectiseg.settings import Settings
+from rectiseg.stage import confusion, train_stage
+from rectiseg.views import ConfidenceViews, ImageViews, TrainingData
 
 
 class Drawn:
@@ -31,8 +33,8 @@ class Drawn:
 
     classes, palette = GeneratedScenes.classes, GeneratedScenes.palette
 
-    def __init__(self, count: int):
-        scenes = GeneratedScenes(count, seed=3, height=21, width=30)
+    def __init__(self, count: int, seed: int = 3, height: int = 21, width: int = 30):
+        scenes = GeneratedScenes(count, seed, height, width)
         self.samples = [scenes[index] for index in range(count)]
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rectiseg.models.lrn import NARROW
-from rectiseg.stage import Settings
+from rectiseg.settings import Settings
 from rectiseg.train import Recipe
 
 
@@ -60,7 +60,7 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(front, phases=((3, 3e-4),), scales=(1.0,), validate_every=3),
+        grn=replace(front, phases=((2, 3e-4),), scales=(1.0,), validate_every=2),
         lrn=replace(
             front,
             phases=((10, 2e-3),),

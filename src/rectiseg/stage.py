@@ -4,15 +4,14 @@ Every random choice is a function of (seed, step, sample), and the state is save
 started again ends with the loss of one that was not. Start several processes with torchrun.
 """
 
-import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,111 +19,17 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from rectiseg.data.confidences import Confidences, View
-from rectiseg.data.datasets import Dataset
-from rectiseg.data.images import atomic_path
-from rectiseg.data.transforms import coin, draw, random_crop, view_image, view_labels
+from rectiseg.curves import Curves
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save_state
+from rectiseg.settings import Settings, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How one stage is trained."""
-
-    phases: tuple[tuple[int, float], ...]  # (epochs, learning rate), one after the other
-    crop: tuple[int, int]  # height, width
-    batch: int = 4
-    scales: tuple[float, ...] = (1.0,)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    weight_decay: float = 1e-4
-    schedule: Literal["constant", "polynomial"] = "polynomial"  # within the phases
-    head_rate: float = 1.0  # the classifier's learning rate over the encoder's
-    warmup: int = 0  # steps in which the learning rate grows to its full size
-    frozen_batch_norm: bool = False
-    clip: float | None = 1.0  # the gradient's norm
-    class_weights: tuple[float, ...] | None = None
-    precision: Literal["no", "bf16"] = "no"
-    validate_every: int = 1  # epochs
-    save_every: int = 100  # steps
-
-    @property
-    def epochs(self) -> int:
-        return sum(epochs for epochs, _ in self.phases)
-
-    def learning_rate(self, epoch: float) -> float:
-        """At a fractional epoch; polynomial decay (power 0.9) runs over all phases."""
-        decay = (1 - min(epoch / self.epochs, 1)) ** 0.9 if self.schedule == "polynomial" else 1.0
-        end = 0
-        for epochs, rate in self.phases:
-            end += epochs
-            if epoch < end:
-                return rate * decay
-        return self.phases[-1][1] * decay
+from rectiseg.views import TrainingData
 
 
 class Batch(NamedTuple):
     inputs: tuple[Tensor, ...]  # what the stage takes: (image,) or (image, logits)
     labels: LabelMap
-
-
-@runtime_checkable
-class TrainingData(Protocol):
-    """Random views of a data set; the same (index, generator state) gives the same tensors."""
-
-    def __len__(self) -> int: ...
-
-    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The stage's inputs and labels of one random view, without the batch's dimension."""
-        ...
-
-    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Inputs and labels of a whole sample as a batch of one, for validation."""
-        ...
-
-
-class ImageViews:
-    """What a front trains on: image and labels, scaled, mirrored and cropped at random."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        sample = self.dataset[index]
-        view = View(draw(settings.scales, generator), coin(generator))
-        image, labels = view_image(sample.image, *view), view_labels(sample.labels, *view)
-        image, labels, _ = random_crop(image, labels, None, settings.crop, generator)
-        return (image,), labels
-
-    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        sample = self.dataset[index]
-        return (sample.image[None],), sample.labels[None]
-
-
-class ConfidenceViews:
-    """What a refiner trains on: a stored view of the front, cropped at random."""
-
-    def __init__(self, confidences: Confidences):
-        self.confidences = confidences
-
-    def __len__(self) -> int:
-        return len(self.confidences)
-
-    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        views = self.confidences.views
-        view = views[int(torch.randint(len(views), (), generator=generator))]
-        sample = self.confidences.read(index, view)
-        image, labels, logits = random_crop(sample.image, sample.labels, sample.logits, settings.crop, generator)
-        assert logits is not None
-        return (image, logits), labels
-
-    def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        sample = self.confidences.read(index, View())
-        return (sample.image[None], sample.logits[None]), sample.labels[None]
 
 
 class StageLoss(nn.Module):
@@ -272,53 +177,6 @@ def train_stage(
     return run.seconds
 
 
-class Curves(AbstractContextManager["Curves"]):
-    """Loss, learning rate and validation as CSV, and for TensorBoard where the extra is installed."""
-
-    COLUMNS = ("step", "loss", "learning_rate", "mean_iou", "pixel_accuracy")
-
-    def __init__(self, folder: Path, step: int):
-        path = folder / "curves.csv"
-        kept = self.rows_until(step, path) if path.exists() else []
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([self.COLUMNS, *kept])
-        self.file = path.open("a", newline="", encoding="utf-8")
-        self.writer = csv.writer(self.file)
-        self.board = open_tensorboard(folder, step)
-
-    def rows_until(self, step: int, path: Path) -> list[list[str]]:
-        """A killed run may have written rows beyond its last saved step, the last of them in part."""
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)]
-        return [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
-
-    def add(self, step: int, loss: float, rate: float, scores: Scores | None) -> None:
-        measured = ("", "") if scores is None else (scores.mean_iou, scores.pixel_accuracy)
-        row = (step, loss, rate, *measured)
-        self.writer.writerow(row)
-        if self.board is not None:
-            for name, value in zip(self.COLUMNS[1:], row[1:], strict=True):
-                if value != "":
-                    self.board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
-
-
-def open_tensorboard(folder: Path, step: int):
-    """A writer, or None without the extra: the CSV holds the same numbers."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-
 def confusion(
     predict: Callable[[int], tuple[Tensor, Tensor]], count: int, num_classes: int, accelerator: Accelerator
 ) -> Scores:
@@ -329,25 +187,6 @@ def confusion(
             logits, labels = predict(index)
             matrix.update(logits.argmax(dim=1).cpu(), labels)
     return scores_of(accelerator.reduce(matrix.counts.to(accelerator.device), "sum").cpu())  # pyright: ignore
-
-
-def make_optimizer(stage: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 (section 4.1) or AdamW; classifiers of fronts may learn faster than encoders."""
-    heads = {id(parameter) for module in stage.modules() if hasattr(module, "encoder") for parameter in head_of(module)}
-    named = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in named if id(parameter) not in heads], "rate_factor": 1.0},
-        {"params": [parameter for parameter in named if id(parameter) in heads], "rate_factor": settings.head_rate},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
-
-
-def head_of(module: nn.Module) -> Iterator[nn.Parameter]:
-    head = getattr(module, "head", None)
-    return head.parameters() if isinstance(head, nn.Module) else iter(())
 
 
 def share_buffers(module: nn.Module) -> None:
@@ -361,18 +200,3 @@ def freeze_batch_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
-
-
-def generator_of(*keys: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(*keys))
-
-
-def seed_of(*keys: int) -> int:
-    """One 63-bit seed of several numbers, by splitmix64."""
-    mixed = len(keys)
-    for key in keys:
-        mixed = (mixed ^ key) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1

@@ -28,7 +28,9 @@ from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN, TABLE_1
 from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
-from rectiseg.stage import ConfidenceViews, ImageViews, Settings, confusion, train_stage
+from rectiseg.settings import Settings
+from rectiseg.stage import confusion, train_stage
+from rectiseg.views import ConfidenceViews, ImageViews
 
 EncoderName = Literal["lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101"]
 StageName = Literal["front", "grn", "lrn", "lrn_alone"]

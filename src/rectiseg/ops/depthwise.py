@@ -61,7 +61,8 @@ class _DepthwiseConv2d(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (gradient,) = grad_outputs
         input, weight = ctx.saved_tensors
         wants_input, wants_weight, _ = ctx.needs_input_grad
         return (
