@@ -1,5 +1,6 @@
 """Eq. 5: the operator against its reference, in value and in each gradient."""
 
+import json
 import os
 import subprocess
 import sys
@@ -96,9 +97,9 @@ def test_memory_can_lie_in_any_order(view: Callable[[Tensor], Tensor]) -> None:
     assert_agrees_with_the_reference(logits, coefficients)
 
 
-def test_a_constant_slope_can_come_in(height: int = 6, width: int = 7) -> None:
+def test_a_constant_slope_can_come_in() -> None:
     """The gradient of a sum is one number, expanded."""
-    logits, coefficients = random_inputs(1, 2, 3, height, width)
+    logits, coefficients = random_inputs(1, 2, 3, 6, 7)
     gradients = []
     for operator in (propagate, propagate_reference):
         logits, coefficients = logits.detach().requires_grad_(), coefficients.detach().requires_grad_()
@@ -284,3 +285,16 @@ def test_an_onnx_file_takes_any_size(tmp_path: Path) -> None:
         inputs = random_inputs(1, 3, 3, height, width, torch.float32)
         (refined,) = session.run(None, dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True)))
         torch.testing.assert_close(torch.from_numpy(refined), propagate(*inputs))
+
+
+# The benchmark
+
+
+def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
+    program = Path(__file__).parent.parent / "benchmarks" / "propagate.py"
+    size = "--height 70 --width 67 --num-classes 2 --neighborhood 3 --repetitions 1 --threads 1"
+    command = [sys.executable, str(program), *size.split(), "--json", str(tmp_path / "times.json")]
+    subprocess.run(command, check=True, capture_output=True)
+    milliseconds = json.loads((tmp_path / "times.json").read_text())["milliseconds"]
+    assert len(milliseconds) == 5
+    assert min(milliseconds.values()) > 0

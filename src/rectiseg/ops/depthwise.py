@@ -60,16 +60,19 @@ class _DepthwiseConv2d(torch.autograd.Function):
         return _convolve(input, weight, dilation)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (gradient,) = grad_outputs
-        input, weight = ctx.saved_tensors
-        wants_input, wants_weight, _ = ctx.needs_input_grad
-        return (
-            _convolve(gradient, weight.flip(2, 3), ctx.dilation) if wants_input else None,
-            weight_gradient(input, gradient, weight.shape[-1], ctx.dilation) if wants_weight else None,
-            None,
-        )
+        return _gradients(ctx, *grad_outputs)
+
+
+@torch.autograd.function.once_differentiable
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    input, weight = ctx.saved_tensors
+    wants_input, wants_weight, _ = ctx.needs_input_grad
+    return (
+        _convolve(gradient, weight.flip(2, 3), ctx.dilation) if wants_input else None,
+        weight_gradient(input, gradient, weight.shape[-1], ctx.dilation) if wants_weight else None,
+        None,
+    )
 
 
 def weight_gradient(input: Tensor, gradient: Tensor, size: int, dilation: int) -> Tensor:

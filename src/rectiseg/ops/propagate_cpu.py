@@ -35,42 +35,55 @@ def logits_gradient(gradient: Tensor, coefficients: Tensor) -> Tensor:
 
 def coefficients_gradient(gradient: Tensor, logits: Tensor, neighbors: int) -> Tensor:
     """For each neighbour of a pixel, the product of the pixel's gradient and the neighbour's logits."""
-    side = round(neighbors**0.5)
     batch, _, height, width = logits.shape
-    padded = pad(logits, side // 2)
-    result = np.empty((batch, neighbors, height, width), padded.dtype)
-    in_parallel(partial(products_kernel(side), pad(gradient, 0), padded, result), batch * height)
+    values = as_array(logits)
+    result = np.empty((batch, neighbors, height, width), values.dtype)
+    in_parallel(partial(products_kernel(side_of(neighbors)), as_array(gradient), values, result), batch * height)
     return torch.from_numpy(result).to(logits.dtype)
 
 
 def _weigh(values: Tensor, coefficients: Tensor, to_source: bool) -> Tensor:
-    side = round(coefficients.shape[1] ** 0.5)
-    padded = pad(values, side // 2)
-    result = np.empty(values.shape, padded.dtype)
-    kernel = partial(sum_kernel(side), padded, pad(coefficients, 0), result, to_source)
+    array = as_array(values)
+    result = np.empty_like(array)
+    kernel = partial(sum_kernel(side_of(coefficients.shape[1])), array, as_array(coefficients), result, to_source)
     in_parallel(kernel, values.shape[0] * values.shape[2])
     return torch.from_numpy(result).to(values.dtype)
 
 
-def pad(tensor: Tensor, radius: int) -> np.ndarray:
-    """A contiguous array that the kernels can compute with, framed by zeros."""
+def side_of(neighbors: int) -> int:
+    return round(neighbors**0.5)
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """In a precision and an order that the kernels can work with."""
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    array = tensor.detach().numpy()
-    if radius == 0:
-        return np.ascontiguousarray(array)
-    batch, channels, height, width = array.shape
-    padded = np.zeros((batch, channels, height + 2 * radius, width + 2 * radius), array.dtype)
-    inside = padded[:, :, radius:-radius, radius:-radius]
-
-    def copy(first: int, last: int) -> None:
-        inside[:, :, first:last] = array[:, :, first:last]
-
-    in_parallel(copy, height)
-    return padded
+    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 compiled = partial(numba.njit, nogil=True, cache=True, fastmath={"contract"})
+
+
+@compiled()
+def copy_part(line: np.ndarray, start: int, part: np.ndarray) -> None:
+    """The pixels from start on; zeros where the line has none."""
+    begin = max(0, -start)
+    end = max(begin, min(len(part), len(line) - start))
+    source, copied = line[start + begin : start + end], part[begin:end]
+    for x in range(len(copied)):
+        copied[x] = source[x]
+    part[:begin] = 0
+    part[end:] = 0
+
+
+@compiled()
+def part_of(line: np.ndarray, start: int, length: int, frame: np.ndarray) -> np.ndarray:
+    """The line's pixels themselves; where some lie outside of it, a copy in the frame with zeros for them."""
+    if start >= 0 and start + length <= len(line):
+        return line[start : start + length]
+    part = frame[:length]
+    copy_part(line, start, part)
+    return part
 
 
 @cache
@@ -86,7 +99,8 @@ def sum_kernel(side: int):
         values: np.ndarray, coefficients: np.ndarray, result: np.ndarray, to_source: bool, first: int, last: int
     ) -> None:
         height, width = result.shape[2], result.shape[3]
-        weights = np.zeros((side, side, STRIP), result.dtype)
+        weights = np.empty((side, side, STRIP), result.dtype)
+        frame = np.empty(STRIP + 2 * radius, result.dtype)
         for row in range(first, last):
             image, y = row // height, row % height
             for start in range(0, width, STRIP):
@@ -99,14 +113,13 @@ def sum_kernel(side: int):
                         elif 0 <= y + down - radius < height:
                             opposite = coefficients[image, side * side - 1 - place, y + down - radius]
                             copy_part(opposite, start + right - radius, strip)
-                        else:
-                            strip[:] = 0
                 for channel in range(result.shape[1]):
                     total = result[image, channel, y, start : start + length]
                     total[:] = 0
-                    for down in range(side):
+                    for down in range(max(0, radius - y), min(side, height + radius - y)):
                         strips = weights[down]
-                        neighbors = values[image, channel, y + down, start : start + length + side - 1]
+                        line = values[image, channel, y + down - radius]
+                        neighbors = part_of(line, start - radius, length + 2 * radius, frame)
                         for x in range(length):
                             sum_of_row = total[x]
                             for right in range(side):
@@ -116,26 +129,16 @@ def sum_kernel(side: int):
     return kernel
 
 
-@compiled()
-def copy_part(line: np.ndarray, start: int, part: np.ndarray) -> None:
-    """The pixels from start on; zeros where the line has none."""
-    begin = max(0, -start)
-    end = max(begin, min(len(part), len(line) - start))
-    source, copied = line[start + begin : start + end], part[begin:end]
-    for x in range(len(copied)):
-        copied[x] = source[x]
-    part[:begin] = 0
-    part[end:] = 0
-
-
 @cache
 def products_kernel(side: int):
     """Multiply every pixel's gradient with each of its neighbours, summed over the classes."""
+    radius = side // 2
 
     @compiled()
     def kernel(gradient: np.ndarray, logits: np.ndarray, result: np.ndarray, first: int, last: int) -> None:
         height, width = result.shape[2], result.shape[3]
         totals = np.empty((side, side, STRIP), result.dtype)
+        frame = np.empty(STRIP + 2 * radius, result.dtype)
         for row in range(first, last):
             image, y = row // height, row % height
             for start in range(0, width, STRIP):
@@ -143,9 +146,10 @@ def products_kernel(side: int):
                 totals[:] = 0
                 for channel in range(gradient.shape[1]):
                     slope = gradient[image, channel, y, start : start + length]
-                    for down in range(side):
+                    for down in range(max(0, radius - y), min(side, height + radius - y)):
                         total = totals[down]
-                        neighbors = logits[image, channel, y + down, start : start + length + side - 1]
+                        line = logits[image, channel, y + down - radius]
+                        neighbors = part_of(line, start - radius, length + 2 * radius, frame)
                         for x in range(length):
                             slope_here = slope[x]
                             for right in range(side):

@@ -1,0 +1,144 @@
+"""Time Eq. 5 against a copy of its inputs and against the plain ways to write it.
+
+python benchmarks/propagate.py --json propagate.json
+"""
+
+import os
+import time
+from collections.abc import Callable
+from json import dumps
+from pathlib import Path
+from statistics import median
+
+import numba
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rectiseg.machine import machine
+from rectiseg.ops.propagate import neighborhood_of, propagate, propagate_reference
+
+AT_LEAST_FASTER_THAN_UNFOLD = 100
+AT_MOST_COPIES = 8
+
+COPY, FORWARD, TRAINING = "copy of logits and coefficients", "propagate", "propagate, forward and backward"
+LOOP, UNFOLD = "loop over the shifts", "unfold"
+
+
+def main(
+    num_classes: int = 19,
+    height: int = 1024,
+    width: int = 2048,
+    neighborhood: int = 7,
+    threads: int = 2,
+    repetitions: int = 9,
+    json: Path | None = None,
+) -> None:
+    """Measure and print.
+
+    Args:
+        num_classes: K.
+        neighborhood: m.
+        threads: PyTorch's, which are the operator's too.
+        repetitions: The median of so many is printed. Unfold runs once: it is slow and needs the most memory.
+        json: A file for the figures.
+    """
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, num_classes, height, width, generator=generator)
+    coefficients = torch.randn(1, neighborhood**2, height, width, generator=generator).softmax(dim=1)
+    band = rows_that_fit(logits, neighborhood)
+    check_agreement(logits[..., :64, :64], coefficients[..., :64, :64])
+    milliseconds = measure(logits, coefficients, repetitions, band)
+    setting = (
+        f"K = {num_classes}, {height} x {width}, m = {neighborhood}, float32, {threads} threads, "
+        f"median of {repetitions}, unfold once {'as a whole' if band >= height else f'in bands of {band} rows'}"
+    )
+    place = f"{machine()}, numba {numba.__version__}"
+    show(milliseconds, setting, place)
+    if json is not None:
+        write(json, milliseconds, setting, place)
+
+
+def measure(logits: Tensor, coefficients: Tensor, repetitions: int, band: int) -> dict[str, float]:
+    """Milliseconds. The cases take turns, so that a disturbance meets all of them."""
+    copies = torch.empty_like(logits), torch.empty_like(coefficients)
+    trained = logits.clone().requires_grad_(), coefficients.clone().requires_grad_()
+    slope = torch.ones_like(logits)
+
+    def copy() -> None:
+        copies[0].copy_(logits)
+        copies[1].copy_(coefficients)
+
+    cases: dict[str, Callable[[], object]] = {
+        COPY: copy,
+        FORWARD: lambda: propagate(logits, coefficients),
+        TRAINING: lambda: torch.autograd.grad(propagate(*trained), trained, slope),
+        LOOP: lambda: propagate_reference(logits, coefficients),
+    }
+    rounds = [{name: milliseconds_of(case) for name, case in cases.items()} for _ in range(1 + repetitions)]
+    result = {name: median(times[name] for times in rounds[1:]) for name in cases}  # the first round warms up
+    result[UNFOLD] = milliseconds_of(lambda: propagate_by_unfold(logits, coefficients, band))
+    return result
+
+
+def milliseconds_of(case: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    case()
+    return 1000 * (time.perf_counter() - start)
+
+
+def propagate_by_unfold(logits: Tensor, coefficients: Tensor, band: int) -> Tensor:
+    """Eq. 5 with every pixel's neighbours laid out in memory, for so many rows at once."""
+    batch, classes, height, width = logits.shape
+    side = neighborhood_of(coefficients)
+    padded = F.pad(logits, (side // 2,) * 4)
+    bands = []
+    for top in range(0, height, band):
+        weights = coefficients[:, None, :, top : top + band]
+        neighbors = F.unfold(padded[:, :, top : top + weights.shape[3] + side - 1], side)
+        bands.append(neighbors.view(batch, classes, side * side, -1, width).mul_(weights).sum(dim=2))
+    return torch.cat(bands, dim=2)
+
+
+def check_agreement(logits: Tensor, coefficients: Tensor) -> None:
+    expected = propagate_reference(logits, coefficients)
+    torch.testing.assert_close(propagate(logits, coefficients), expected)
+    torch.testing.assert_close(propagate_by_unfold(logits, coefficients, band=7), expected)
+
+
+def rows_that_fit(logits: Tensor, neighborhood: int) -> int:
+    """So many rows that their neighbours fill at most half of the free memory."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    height = logits.shape[2]
+    return max(1, min(height, height * free // (2 * neighborhood**2 * logits.nbytes)))
+
+
+def show(milliseconds: dict[str, float], setting: str, place: str) -> None:
+    table = Table(title=setting, caption=place, title_justify="left", caption_justify="left")
+    table.add_column("")
+    for heading in ("milliseconds", "copies", "times faster than unfold"):
+        table.add_column(heading, justify="right")
+    for name, time_taken in milliseconds.items():
+        copies, speed_up = time_taken / milliseconds[COPY], milliseconds[UNFOLD] / time_taken
+        table.add_row(name, f"{time_taken:.1f}", f"{copies:.1f}", f"{speed_up:.1f}")
+    console = Console()
+    console.print(table)
+    speed_up, copies = milliseconds[UNFOLD] / milliseconds[FORWARD], milliseconds[FORWARD] / milliseconds[COPY]
+    console.print(f"{speed_up:.0f} times faster than unfold: {verdict(speed_up >= AT_LEAST_FASTER_THAN_UNFOLD)}")
+    console.print(f"{copies:.1f} copies: {verdict(copies <= AT_MOST_COPIES)}")
+
+
+def verdict(met: bool) -> str:
+    return f"{'meets' if met else 'misses'} the bar"
+
+
+def write(path: Path, milliseconds: dict[str, float], setting: str, place: str) -> None:
+    path.write_text(dumps({"setting": setting, "machine": place, "milliseconds": milliseconds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

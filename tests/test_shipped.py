@@ -1,0 +1,70 @@
+"""The parser that ships with the package, on real photographs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import rectiseg
+from rectiseg.data.datasets import CamVid, Sample
+from rectiseg.metrics import ConfusionMatrix
+from rectiseg.models.checkpoint import SHIPPED, load_parser, read_training
+from rectiseg.models.combine import SceneParser
+from rectiseg.models.lrn import LRN
+
+ROOT = Path(__file__).parent.parent
+SIXTEEN_MEGABYTES = 16_000_000
+
+
+@pytest.fixture(scope="module")
+def parser() -> SceneParser:
+    return load_parser()
+
+
+@pytest.fixture(scope="module")
+def samples(camvid: Path) -> list[Sample]:
+    """Three of val's images, far apart."""
+    val = CamVid(camvid, "val")
+    return [val[index] for index in (0, 50, 100)]
+
+
+def test_it_is_small_and_says_how_it_was_trained():
+    assert SHIPPED.stat().st_size < SIXTEEN_MEGABYTES
+    assert {"recipe", "dataset", "seed", "machine", "front_seconds"} <= read_training(SHIPPED).keys()
+
+
+def test_it_parses_a_photograph_of_any_size(parser: SceneParser):
+    photograph = rectiseg.read_image(ROOT / "examples" / "street.jpg")[None, :, 100:231, 200:413]
+    with torch.inference_mode():
+        logits = parser(photograph)
+    assert logits.shape == (1, 11, 131, 213)
+    assert logits.isfinite().all()
+
+
+def test_a_street_is_mostly_road_and_sky(parser: SceneParser):
+    photograph = rectiseg.read_image(ROOT / "examples" / "street.jpg")[None]
+    with torch.inference_mode():
+        labels = parser(photograph).argmax(dim=1)[0]
+    assert (labels[:60] == parser.classes.index("sky")).float().mean() > 0.7
+    assert (labels[-100:, 300:800] == parser.classes.index("road")).float().mean() > 0.9
+
+
+def test_its_refiners_mend_more_pixels_than_they_break(parser: SceneParser, samples: list[Sample]):
+    before, after = ConfusionMatrix(11), ConfusionMatrix(11)
+    with torch.inference_mode():
+        for sample in samples:
+            image, labels = sample.image[None], sample.labels[None]
+            logits = parser.front(image)
+            before.update(logits.argmax(dim=1), labels)
+            after.update(parser.refiner(image, logits).argmax(dim=1), labels)
+    assert after.scores().pixel_accuracy > before.scores().pixel_accuracy
+
+
+def test_an_untrained_lrn_keeps_what_the_front_says(parser: SceneParser, samples: list[Sample]):
+    torch.manual_seed(0)
+    lrn = LRN(11, widths=(8,) * 6).eval()
+    image = samples[1].image[None]
+    with torch.inference_mode():
+        logits = parser.front(image)
+        kept = (lrn(image, logits).argmax(dim=1) == logits.argmax(dim=1)).float().mean()
+    assert kept >= 0.995
