@@ -30,11 +30,18 @@ def random_inputs(
     return logits.to(dtype), scores.softmax(dim=1).to(dtype)
 
 
-def value_and_gradients(operator: Operator, logits: Tensor, coefficients: Tensor) -> dict[str, Tensor]:
+def random_slope(refined: Tensor) -> Tensor:
+    """A gradient to come in."""
+    slope = torch.randn(refined.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return slope.to(refined.dtype)
+
+
+def value_and_gradients(
+    operator: Operator, logits: Tensor, coefficients: Tensor, slope: Tensor | None = None
+) -> dict[str, Tensor]:
     logits, coefficients = logits.detach().requires_grad_(), coefficients.detach().requires_grad_()
     refined = operator(logits, coefficients)
-    slope = torch.randn(refined.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    refined.backward(slope.to(refined.dtype))
+    refined.backward(random_slope(refined) if slope is None else slope)
     assert logits.grad is not None
     assert coefficients.grad is not None
     return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dcoefficients": coefficients.grad}
@@ -54,8 +61,9 @@ def assert_agree(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance
 def assert_agrees_with_the_reference(logits: Tensor, coefficients: Tensor) -> None:
     """Half precision is compared with the reference in float32, which the kernels compute in too."""
     precise = torch.promote_types(logits.dtype, torch.float32)
-    expected = value_and_gradients(propagate_reference, logits.to(precise), coefficients.to(precise))
-    ours = value_and_gradients(propagate, logits, coefficients)
+    slope = random_slope(logits)
+    expected = value_and_gradients(propagate_reference, logits.to(precise), coefficients.to(precise), slope.to(precise))
+    ours = value_and_gradients(propagate, logits, coefficients, slope)
     assert {tensor.dtype for tensor in ours.values()} == {logits.dtype}
     assert_agree(ours, expected, TOLERANCES[logits.dtype])
 
@@ -132,9 +140,9 @@ def test_the_gradients_are_the_slopes() -> None:
 
 def test_the_operators_keep_torch_librarys_rules() -> None:
     logits, coefficients = random_inputs(2, 3, 3, 6, 7, torch.float32)
+    torch.library.opcheck(torch.ops.rectiseg.propagate_backward.default, (logits, logits, coefficients))
     inputs = (logits.requires_grad_(), coefficients.requires_grad_())
     torch.library.opcheck(torch.ops.rectiseg.propagate.default, inputs)
-    torch.library.opcheck(torch.ops.rectiseg.propagate_backward.default, (logits.detach(), *inputs))
 
 
 def test_the_neighbors_are_counted_row_by_row_from_the_top_left() -> None:
@@ -224,7 +232,8 @@ def test_calls_at_the_same_time_do_not_disturb_each_other() -> None:
 
 
 def sums_of_gradients() -> list[float]:
-    return [tensor.sum().item() for tensor in value_and_gradients(propagate, *random_inputs(2, 5, 3, 6, 131)).values()]
+    inputs = random_inputs(2, 5, 3, 6, 131)
+    return [tensor.sum().item() for tensor in value_and_gradients(propagate, *inputs).values()]
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from rectiseg.data.datasets import Dataset, Sample
@@ -88,7 +88,7 @@ def store_confidences(
                 else:
                     tensors |= packed(parser(image)[0].cpu(), view.key)
             with atomic_path(folder / f"{sample.name}.safetensors") as path:
-                save_file(tensors, path)
+                path.write_bytes(save(tensors))
         on_image()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from rectiseg.data.images import atomic_path
@@ -75,7 +75,7 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
         for name, value in model.state_dict().items()
     }
     with atomic_path(Path(path)) as temporary:
-        save_file(weights, temporary, metadata={"rectiseg": json.dumps(header)})
+        temporary.write_bytes(to_bytes(weights, metadata={"rectiseg": json.dumps(header)}))
 
 
 def load(path: str | Path | None = None) -> nn.Module:
@@ -171,7 +171,9 @@ def save_state(
                 if value is not None:
                     tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, dict(about))
+        temporary.write_bytes(
+            to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, dict(about))
+        )
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:
