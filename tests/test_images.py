@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rectiseg.data import images
-from rectiseg.data.images import atomic_path, find_images, read_image, read_label_map, write_label_map
+from rectiseg.data.files import atomic_path
+from rectiseg.data.images import find_images, read_image, read_label_map, write_label_map
 
 COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 51, 102], [153, 204, 255], [9, 8, 7]]], np.uint8)
 

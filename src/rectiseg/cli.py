@@ -90,7 +90,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from rectiseg.data.images import atomic_path
+    from rectiseg.data.files import atomic_path
     from rectiseg.data.registry import open_dataset
     from rectiseg.evaluate import as_json, as_table, evaluate_parser
     from rectiseg.models.checkpoint import load_parser, load_refiner

@@ -4,7 +4,7 @@ import csv
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from rectiseg.data.images import atomic_path
+from rectiseg.data.files import atomic_path
 from rectiseg.metrics import Scores
 
 

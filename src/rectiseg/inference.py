@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image as PillowImage
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from rectiseg import visualize
-from rectiseg.data.images import atomic_path, find_images, read_image, write_label_map
+from rectiseg.data.files import atomic_path, save_file
+from rectiseg.data.images import find_images, read_image, write_label_map
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.types import Image, Logits, Parser, Refiner
 
@@ -214,7 +214,7 @@ def write(
     if probabilities:
         tensors = {"probabilities": prediction.logits.softmax(dim=0).half().contiguous()}
         with atomic_path(job.probabilities) as path:
-            path.write_bytes(save(tensors, metadata={"classes": json.dumps(list(classes))}))
+            save_file(tensors, path, {"classes": json.dumps(list(classes))})
     if overlay:
         pixels = visualize.overlay(prediction.image, prediction.labels, palette)
         with atomic_path(job.overlay) as path:

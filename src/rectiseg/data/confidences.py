@@ -13,11 +13,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from rectiseg.data.datasets import Dataset, Sample
-from rectiseg.data.images import atomic_path
+from rectiseg.data.files import atomic_path, save_file
 from rectiseg.data.transforms import scaled, view_image, view_labels
 from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
 from rectiseg.types import Image, Parser
@@ -88,7 +87,7 @@ def store_confidences(
                 else:
                     tensors |= packed(parser(image)[0].cpu(), view.key)
             with atomic_path(folder / f"{sample.name}.safetensors") as path:
-                path.write_bytes(save(tensors))
+                save_file(tensors, path)
         on_image()
 
 

@@ -1,7 +1,5 @@
 """Image files and label maps: in as tensors of one kind, out whole or not at all."""
 
-import os
-import secrets
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,8 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from torch import Tensor
+
+from rectiseg.data.files import atomic_path
 
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
@@ -94,17 +94,6 @@ def write_label_map(
         image.putpalette(colors.tobytes())
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A hidden sibling to write to: it becomes `path` when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)  # noqa: PTH105 - the name says what it does, on every platform
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from rectiseg.data.images import atomic_path
+from rectiseg.data.files import atomic_path, save_file
 from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -75,7 +74,7 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
         for name, value in model.state_dict().items()
     }
     with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(to_bytes(weights, metadata={"rectiseg": json.dumps(header)}))
+        save_file(weights, temporary, {"rectiseg": json.dumps(header)})
 
 
 def load(path: str | Path | None = None) -> nn.Module:
@@ -171,9 +170,7 @@ def save_state(
                 if value is not None:
                     tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            to_bytes({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, dict(about))
-        )
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, about)
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:
