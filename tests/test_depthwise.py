@@ -54,7 +54,7 @@ def test_double_precision_and_mere_prediction_go_torchs_way(dilation: int) -> No
 
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_one_gradient_can_be_wanted_alone(wanted: int) -> None:
-    tensors = [random_logits(2, 3, 6, 7), random_logits(3, 1, 3, 3, seed=2)]
+    tensors = random_logits(2, 3, 6, 7), random_logits(3, 1, 3, 3, seed=2)
     tensors[wanted].requires_grad_()
     ours, expected = (operator(*tensors, 2).square().sum() for operator in (depthwise_conv2d, torchs_own))
     assert_close("gradient", *(torch.autograd.grad(loss, tensors[wanted])[0] for loss in (ours, expected)))
