@@ -24,7 +24,7 @@ from rectiseg.ops.propagate import neighborhood_of, propagate, propagate_referen
 AT_LEAST_FASTER_THAN_UNFOLD = 100
 AT_MOST_COPIES = 8
 
-COPY, FORWARD, TRAINING = "copy of logits and coefficients", "propagate", "propagate, forward and backward"
+COPY, FORWARD, TRAINING = "copy of the inputs", "propagate", "propagate with gradients"
 LOOP, UNFOLD = "loop over the shifts", "unfold"
 
 
