@@ -24,6 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt $(PIP_EXTRA)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps $(ORACLES) -c constraints.txt $(PIP_EXTRA)
+	@$(BIN)/python -m rectiseg.ops
 	@touch $@
 
 check: setup

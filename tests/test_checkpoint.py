@@ -134,8 +134,7 @@ def test_tensors_that_do_not_fit_are_named(saved: Path):
     refuses(rewritten(saved, **{"head.bias": None}), "1 tensors are missing, the first is head.bias")
     refuses(rewritten(saved, **{"head.bias": bias[1:]}), "1 tensors are of another shape, the first is head.bias")
     refuses(rewritten(saved, **{"head.bias": bias, "more": bias + 1}), "1 tensors are unexpected, the first is more")
-    rewritten(saved, more=None)
-    load(saved)
+    load(rewritten(saved, more=None))
 
 
 @pytest.mark.parametrize("length", [0, 4, 30, 1000, -1])
@@ -162,8 +161,7 @@ def test_a_later_format_is_refused(saved: Path):
 WRONG_LRN = [{}, {"num_classes": "x"}, {"num_classes": -9}, {"num_classes": 3, "m": 7}, {"num_classes": 3, "widths": 1}]
 WRONG_CASCADE = [{}, {"refiners": 3}, {"refiners": ["x"]}, {"refiners": [{"kind": "LRN"}]}]
 WRONG = [None, [], 7, {}, {"kind": "Unknown"}, {"kind": ["LRN"]}, {"kind": "Front", "encoder": "x", "num_classes": 3}]
-WRONG += [{"kind": "LRN", **arguments} for arguments in WRONG_LRN]
-WRONG += [{"kind": "Cascade", **arguments} for arguments in WRONG_CASCADE]
+WRONG += [{"kind": "LRN", **wrong} for wrong in WRONG_LRN] + [{"kind": "Cascade", **wrong} for wrong in WRONG_CASCADE]
 
 
 @pytest.mark.parametrize("model", WRONG, ids=str)

@@ -137,5 +137,10 @@ def test_weights_balance_frequencies_against_their_median():
     assert class_weights((10, 30)) == (2.0, pytest.approx(2 / 3))
 
 
+def test_a_smaller_power_balances_less():
+    assert class_weights((10, 40, 160), power=0.5) == (2.0, 1.0, 0.5)
+    assert class_weights((10, 40, 0), power=0.0) == (1.0, 1.0, 0.0)
+
+
 def test_a_class_that_never_occurs_weighs_nothing_and_leaves_the_median():
     assert class_weights((10, 0, 20, 40, 0)) == (2.0, 0.0, 1.0, 0.5, 0.0)

@@ -141,7 +141,8 @@ def test_the_gradients_are_the_slopes() -> None:
 
 def test_the_operators_keep_torch_librarys_rules() -> None:
     logits, coefficients = random_inputs(2, 3, 3, 6, 7, torch.float32)
-    torch.library.opcheck(torch.ops.rectiseg.propagate_backward.default, (logits, logits, coefficients))
+    torch.library.opcheck(torch.ops.rectiseg.propagate_logits_gradient.default, (logits, coefficients))
+    torch.library.opcheck(torch.ops.rectiseg.propagate_coefficients_gradient.default, (logits, logits, 9))
     inputs = (logits.requires_grad_(), coefficients.requires_grad_())
     torch.library.opcheck(torch.ops.rectiseg.propagate.default, inputs)
 
@@ -235,7 +236,12 @@ def test_calls_at_the_same_time_do_not_disturb_each_other() -> None:
 def values_and_gradients_of(logits: np.ndarray, coefficients: np.ndarray) -> list[np.ndarray]:
     """By our operators alone: after a fork, those of PyTorch that use OpenMP hang."""
     inputs = torch.from_numpy(logits), torch.from_numpy(coefficients)
-    results = [propagate(*inputs), *torch.ops.rectiseg.propagate_backward(inputs[0], *inputs)]
+    operators = torch.ops.rectiseg
+    results = [
+        propagate(*inputs),
+        operators.propagate_logits_gradient(*inputs),
+        operators.propagate_coefficients_gradient(inputs[0], inputs[0], inputs[1].shape[1]),
+    ]
     return [result.numpy() for result in results]
 
 
@@ -253,7 +259,7 @@ def test_a_forked_child_can_use_it_after_its_parent() -> None:
 def test_a_second_process_finds_the_compiled_kernels(tmp_path: Path) -> None:
     program = (
         "import torch; from rectiseg.ops import propagate_cpu as cpu; logits = torch.ones(1, 1, 2, 2)\n"
-        "cpu.backward(logits, logits, logits)\n"
+        "cpu.forward(logits, logits), cpu.coefficients_gradient(logits, logits, 1)\n"
         "for kernel in (cpu.sum_kernel(1), cpu.products_kernel(1)):\n"
         "    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))\n"
     )

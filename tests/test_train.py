@@ -16,8 +16,9 @@ from rectiseg.metrics import ConfusionMatrix, Scores
 from rectiseg.models.checkpoint import load, load_parser, read_training
 from rectiseg.progress import Reporter
 from rectiseg.recipes import scenes_tiny
-from rectiseg.stage import Settings
+from rectiseg.settings import Settings
 from rectiseg.train import Recipe, StageName, Training
+from rectiseg.types import IGNORE_INDEX
 from tiny_stage import Drawn
 
 needs_weights = pytest.mark.skipif(
@@ -98,6 +99,36 @@ def test_a_second_call_changes_nothing(trained: Path):
     before = contents(trained)
     training(trained).run()
     assert contents(trained) == before
+
+
+@needs_weights
+def test_a_folder_of_other_settings_is_refused_and_nothing_in_it_touched(trained: Path):
+    before = contents(trained)
+    other_lrn = replace(small(), lrn=replace(small().lrn, clip=2.0))
+    other_front = replace(small(), front=replace(small().front, clip=2.0))
+    for recipe, seed, refused in ((small(), 1, "front"), (other_front, 0, "front"), (other_lrn, 0, "lrn_alone")):
+        made = Training(recipe, None, trained, seed)
+        made.datasets = training(trained).datasets
+        with pytest.raises(ValueError, match=f"{trained / refused}.safetensors: trained with other settings"):
+            made.run()
+    assert contents(trained) == before
+
+
+def test_rare_classes_weigh_more_by_the_recipes_power(tmp_path: Path):
+    weights = {}
+    for power in (0.0, 0.5, 1.0):
+        made = Training(replace(small(), class_balance=power), None, tmp_path)
+        made.datasets = training(tmp_path).datasets
+        weights[power] = made.class_weights
+    assert weights[0.0] is None
+    counts = torch.zeros(len(SCENE_CLASSES))
+    for sample in training(tmp_path).datasets["train"].samples:
+        counts += torch.bincount(sample.labels[sample.labels != IGNORE_INDEX], minlength=len(counts))
+    frequent_first = counts.argsort(descending=True).tolist()
+    for power in (0.5, 1.0):
+        ordered = [weights[power][index] for index in frequent_first]
+        assert ordered == sorted(ordered)
+    assert weights[0.5] == pytest.approx([weight**0.5 for weight in weights[1.0]])
 
 
 @needs_weights

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from rectiseg.data.transforms import coin, draw, random_crop, scaled, view_image, view_labels
+from rectiseg.data.transforms import LUMA, coin, draw, jittered, random_crop, scaled, view_image, view_labels
 from rectiseg.types import IGNORE_INDEX
 
 HEIGHT, WIDTH = 13, 17  # 221 pixels: a label names its pixel
@@ -144,3 +144,32 @@ def test_every_scale_and_both_sides_are_drawn():
     source = generator()
     assert {draw((0.5, 1.0, 2.0), source) for _ in range(50)} == {0.5, 1.0, 2.0}
     assert {coin(source) for _ in range(50)} == {False, True}
+
+
+def test_jitter_keeps_within_its_factors():
+    """Of a grey picture only brightness and contrast change, and a flat one has no contrast."""
+    flat = torch.full((3, 4, 5), 0.5)
+    seen = torch.stack([jittered(flat, 0.2, generator(seed)) for seed in range(50)])
+    assert torch.equal(seen, seen[:, :1, :1, :1].expand_as(seen))
+    assert 0.4 <= seen.min() < 0.42
+    assert 0.58 < seen.max() <= 0.6
+
+
+def test_jitter_changes_saturation_and_contrast_about_the_mean():
+    image = 0.25 + 0.5 * torch.rand(3, 6, 7, generator=generator())
+    grey = torch.tensor(LUMA).view(3, 1, 1)
+    for seed in range(10):
+        brightness, contrast, saturation = (1 + 0.1 * (2 * torch.rand(3, generator=generator(seed)) - 1)).tolist()
+        seen = jittered(image, 0.1, generator(seed))
+        before, after = (grey * image).sum(dim=0), (grey * seen).sum(dim=0)
+        torch.testing.assert_close(after - after.mean(), contrast * brightness * (before - before.mean()))
+        torch.testing.assert_close(seen - after, saturation * contrast * brightness * (image - before))
+
+
+def test_jitter_leaves_no_value_outside_an_image():
+    image = torch.rand(3, 6, 7, generator=generator())
+    for seed in range(20):
+        seen = jittered(image, 0.9, generator(seed))
+        assert seen.min() >= 0
+        assert seen.max() <= 1
+    assert torch.equal(jittered(image, 0.9, generator(3)), jittered(image, 0.9, generator(3)))

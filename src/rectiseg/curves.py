@@ -18,7 +18,7 @@ class Curves(AbstractContextManager["Curves"]):
         kept = self.rows_until(step, path) if path.exists() else []
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.COLUMNS, *kept])
-        self.file = path.open("a", newline="", encoding="utf-8")
+        self.file = path.open("a", buffering=1, newline="", encoding="utf-8")  # a row can be read once it is written
         self.writer = csv.writer(self.file)
         self.board = open_tensorboard(folder, step)
 
@@ -36,9 +36,6 @@ class Curves(AbstractContextManager["Curves"]):
             for name, value in zip(self.COLUMNS[1:], row[1:], strict=True):
                 if value != "":
                     self.board.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        self.file.flush()
 
     def __exit__(self, *_: object) -> None:
         self.file.close()

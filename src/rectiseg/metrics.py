@@ -59,8 +59,11 @@ def scores_of(counts: Tensor) -> Scores:
     return Scores(float(hits.sum() / total), float(np.nanmean(iou)), tuple(iou.tolist()))
 
 
-def class_weights(counts: Sequence[int]) -> tuple[float, ...]:
-    """Median-frequency balancing (Eigen and Fergus, 2015) from pixel counts; 0 for a class that never occurs."""
+def class_weights(counts: Sequence[int], power: float = 1.0) -> tuple[float, ...]:
+    """Median-frequency balancing (Eigen and Fergus, 2015) from pixel counts; 0 for a class that never occurs.
+
+    A power below 1 balances less, and 0 not at all.
+    """
     frequency = np.asarray(counts, dtype=np.float64)
     median = float(np.median(frequency[frequency > 0]))
-    return tuple(median / value if value else 0.0 for value in frequency)
+    return tuple((median / value) ** power if value else 0.0 for value in frequency.tolist())

@@ -47,9 +47,10 @@ def resized(recipe: Recipe, name: str, dataset: str, crop: tuple[int, int], scal
 def camvid_lite() -> Recipe:
     """The shipped model: CamVid on two cores of a CPU in about two hours. EfficientNet-Lite0 and a narrow LRN."""
     front = Settings(
-        phases=((16, 6e-4),),
+        phases=((32, 6e-4),),
         crop=(240, 320),
-        scales=(0.75, 1.0, 1.25),
+        scales=(0.75, 1.0, 1.25, 1.5),
+        jitter=0.2,
         weight_decay=1e-2,
         head_rate=3.0,
         warmup=50,
@@ -60,7 +61,7 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(front, phases=((2, 3e-4),), scales=(1.0,), validate_every=2),
+        grn=replace(front, phases=((4, 3e-4),), scales=(1.0,), validate_every=2),
         lrn=replace(
             front,
             phases=((10, 2e-3),),
@@ -72,6 +73,7 @@ def camvid_lite() -> Recipe:
         ),
         lrn_widths=NARROW,
         grn_starts_from="front",
+        class_balance=0.5,
     )
 
 

@@ -105,7 +105,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["rate_factor"]
         batch = self.batch(self.step)
-        with self.accelerator.autocast():
+        with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             total = self.loss(batch.labels, *batch.inputs)
         valid = self.accelerator.reduce((batch.labels != IGNORE_INDEX).sum(), "sum").clamp(min=1)  # pyright: ignore
         self.optimizer.zero_grad()
@@ -163,7 +163,6 @@ def train_stage(
                 if scores is not None and scores.mean_iou > run.best:
                     save_state(folder / "best.safetensors", stage, None, {"step": str(run.step)})
                 if run.step % settings.save_every == 0 or scores is not None or run.step == run.steps:
-                    curves.flush()
                     best = max(run.best, scores.mean_iou if scores else -math.inf)
                     seconds = str(time.monotonic() - start)
                     about = {"step": str(run.step), "best": str(best), "seconds": seconds, "fingerprint": fingerprint}

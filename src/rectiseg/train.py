@@ -5,8 +5,11 @@ Everything lands in one folder. What is there is not done again, so the same com
 confidences of front and GRN, and ``parser.safetensors``, the whole cascade.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
@@ -18,7 +21,7 @@ from rectiseg.data.confidences import Confidences, View, store_confidences
 from rectiseg.data.datasets import Dataset, Split
 from rectiseg.data.registry import DatasetName, open_dataset
 from rectiseg.machine import machine
-from rectiseg.metrics import Scores
+from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.checkpoint import fingerprint, load, read_training, save
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite, load_imagenet
@@ -30,11 +33,18 @@ from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
 from rectiseg.settings import Settings
 from rectiseg.stage import confusion, train_stage
+from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
 EncoderName = Literal["lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101"]
 StageName = Literal["front", "grn", "lrn", "lrn_alone"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
+STANDS_ON: dict[StageName, tuple[StageName, ...]] = {
+    "front": (),
+    "grn": ("front",),
+    "lrn": ("front", "grn"),
+    "lrn_alone": ("front",),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Recipe:
     neighborhood: int = 7
     lrn_widths: tuple[int, ...] = TABLE_1
     grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
+    class_balance: float = 0.0  # the power of the median-frequency class weights of every stage's loss
 
 
 class Training:
@@ -70,7 +81,7 @@ class Training:
         self.seed = seed
         self.encoder_weights = encoder_weights
         self.reporter = reporter or Reporter()
-        self.accelerator = Accelerator(mixed_precision=recipe.front.precision)
+        self.accelerator = Accelerator(mixed_precision="no")  # each stage has a precision of its own
         self.datasets: dict[Split, Dataset] = {
             split: open_dataset(recipe.dataset, data, split) for split in ("train", "val")
         }
@@ -104,6 +115,26 @@ class Training:
             "seed": str(self.seed),
             "machine": machine(),
         }
+
+    def key(self, name: StageName) -> str:
+        """Twelve hexadecimal digits that change with every setting that this stage's weights follow from."""
+        recipe = asdict(self.recipe)
+        stages = {"front": recipe.pop("front"), "grn": recipe.pop("grn"), "lrn": recipe.pop("lrn")}
+        stages["lrn_alone"] = stages["lrn"]
+        followed = [stages[stage] for stage in (*STANDS_ON[name], name)]
+        known = json.dumps([recipe, followed, self.seed, len(self.datasets["train"])], sort_keys=True)
+        return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """How much a pixel of each class counts, from how often it occurs in the training labels."""
+        if not self.recipe.class_balance:
+            return None
+        train = self.datasets["train"]
+        counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.int64)
+        for index in range(len(train)):
+            counts += torch.bincount(train[index].labels.flatten(), minlength=len(counts))
+        return class_weights(counts[: self.num_classes].tolist(), self.recipe.class_balance)
 
     def front(self) -> Front:
         def build() -> Front:
@@ -143,7 +174,8 @@ class Training:
 
     def after_front(self, split: Split) -> ConfidenceViews:
         """What GRN, or an LRN alone, sees: the front's confidences."""
-        return self.stored("front", split, self.front(), self.recipe.grn.scales)
+        scales = dict.fromkeys((*self.recipe.grn.scales, *self.recipe.lrn.scales))
+        return self.stored("front", split, self.front(), tuple(scales))
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
@@ -180,8 +212,13 @@ class Training:
         """The stage as trained before, or trained now."""
         path = self.output / f"{name}.safetensors"
         if path.exists():
+            if read_training(path).get(f"{name}_key") != self.key(name):
+                raise ValueError(
+                    f"{path}: trained with other settings or another seed; delete it or choose another folder"
+                )
             return load(path)
         train, val = samples("train"), samples("val")  # first: they may train the stages before this one
+        settings = replace(settings, class_weights=self.class_weights)
         torch.manual_seed(self.seed)
         stage = build().to(self.accelerator.device)
 
@@ -202,6 +239,7 @@ class Training:
             stage, train, settings, self.output / name, self.seed, validate, self.accelerator, on_step
         )
         if self.accelerator.is_main_process:
-            save(stage, path, {**self.about, f"{name}_seconds": f"{seconds:.0f}"})
+            about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": self.key(name)}
+            save(stage, path, self.about | about)
         self.accelerator.wait_for_everyone()
         return stage.eval()

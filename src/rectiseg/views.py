@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rectiseg.data.confidences import Confidences, View
 from rectiseg.data.datasets import Dataset
-from rectiseg.data.transforms import coin, draw, random_crop, view_image, view_labels
+from rectiseg.data.transforms import coin, draw, jittered, random_crop, view_image, view_labels
 from rectiseg.settings import Settings
 
 
@@ -40,6 +40,8 @@ class ImageViews:
         view = View(draw(settings.scales, generator), coin(generator))
         image, labels = view_image(sample.image, *view), view_labels(sample.labels, *view)
         image, labels, _ = random_crop(image, labels, None, settings.crop, generator)
+        if settings.jitter:
+            image = jittered(image, settings.jitter, generator)
         return (image,), labels
 
     def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -48,7 +50,7 @@ class ImageViews:
 
 
 class ConfidenceViews:
-    """What a refiner trains on: a stored view of the front, cropped at random."""
+    """What a refiner trains on: a stored view of one of the wanted scales, cropped at random."""
 
     def __init__(self, confidences: Confidences):
         self.confidences = confidences
@@ -57,7 +59,11 @@ class ConfidenceViews:
         return len(self.confidences)
 
     def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        views = self.confidences.views
+        views = [view for view in self.confidences.views if view.scale in settings.scales]
+        if not views:
+            raise ValueError(
+                f"{self.confidences.folder}: no confidences at scale {settings.scales[0]:g} are stored here"
+            )
         view = views[int(torch.randint(len(views), (), generator=generator))]
         sample = self.confidences.read(index, view)
         image, labels, logits = random_crop(sample.image, sample.labels, sample.logits, settings.crop, generator)

@@ -11,6 +11,8 @@ OneImage = Float[Tensor, "3 height width"]
 OneLabelMap = Int[Tensor, "height width"]
 OneLogits = Float[Tensor, "classes height width"]
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: how bright red, green and blue appear
+
 # At the size of the view or of the crop.
 ViewedImage = Float[Tensor, "3 rows columns"]
 ViewedLabelMap = Int[Tensor, "rows columns"]
@@ -39,6 +41,15 @@ def view_labels(labels: OneLabelMap, scale: float, flip: bool) -> ViewedLabelMap
         size = scaled(labels.shape[-2:], scale)
         labels = F.interpolate(labels[None, None].to(torch.uint8), size, mode="nearest-exact")[0, 0].long()
     return labels.flip(-1) if flip else labels
+
+
+def jittered(image: OneImage, amount: float, generator: Generator) -> OneImage:
+    """Brightness, contrast and saturation, each multiplied by a random factor in 1 - amount .. 1 + amount."""
+    brightness, contrast, saturation = (1 + amount * (2 * torch.rand(3, generator=generator) - 1)).tolist()
+    image = image * brightness
+    image = image.mean() + contrast * (image - image.mean())
+    grey = (image * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
+    return (grey + saturation * (image - grey)).clamp(0, 1)
 
 
 def scaled(size: torch.Size | tuple[int, int], scale: float) -> tuple[int, int]:

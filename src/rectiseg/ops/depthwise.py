@@ -7,13 +7,12 @@ gradient is a forward convolution with the mirrored kernel, and the weight's is 
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rectiseg.ops.threads import in_parallel
+from rectiseg.ops.kernels import compiled, in_parallel
 
 CPU_REACH = 4
 """Pixels to each side up to which PyTorch's CPU kernel is fast (measured: 7 ms at 4, 150 ms at 8)."""
@@ -96,7 +95,7 @@ def weight_gradient(input: Tensor, gradient: Tensor, size: int, dilation: int) -
     return torch.from_numpy(result)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@compiled("contract", "reassoc", "nsz")
 def _weight_gradient(
     planes: np.ndarray, gradients: np.ndarray, row: int, dilation: int, result: np.ndarray, first: int, last: int
 ) -> None:

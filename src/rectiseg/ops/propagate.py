@@ -72,9 +72,14 @@ def _propagate(logits: Tensor, coefficients: Tensor) -> Tensor:
     return propagate_cpu.forward(logits, coefficients)
 
 
-@torch.library.custom_op("rectiseg::propagate_backward", mutates_args=(), device_types="cpu")
-def _propagate_backward(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    return propagate_cpu.backward(gradient, logits, coefficients)
+@torch.library.custom_op("rectiseg::propagate_logits_gradient", mutates_args=(), device_types="cpu")
+def _logits_gradient(gradient: Tensor, coefficients: Tensor) -> Tensor:
+    return propagate_cpu.logits_gradient(gradient, coefficients)
+
+
+@torch.library.custom_op("rectiseg::propagate_coefficients_gradient", mutates_args=(), device_types="cpu")
+def _coefficients_gradient(gradient: Tensor, logits: Tensor, neighbors: int) -> Tensor:
+    return propagate_cpu.coefficients_gradient(gradient, logits, neighbors)
 
 
 @_propagate.register_fake
@@ -82,17 +87,27 @@ def _(logits: Tensor, coefficients: Tensor) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-@_propagate_backward.register_fake
-def _(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape), coefficients.new_empty(coefficients.shape)
+@_logits_gradient.register_fake
+def _(gradient: Tensor, coefficients: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape)
+
+
+@_coefficients_gradient.register_fake
+def _(gradient: Tensor, logits: Tensor, neighbors: int | torch.SymInt) -> Tensor:
+    return logits.new_empty((logits.shape[0], neighbors, *logits.shape[2:]))
 
 
 def _keep_inputs(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    return _propagate_backward(gradient, *ctx.saved_tensors)
+def _backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    logits, coefficients = ctx.saved_tensors
+    wants_logits, wants_coefficients = ctx.needs_input_grad
+    return (
+        _logits_gradient(gradient, coefficients) if wants_logits else None,
+        _coefficients_gradient(gradient, logits, coefficients.shape[1]) if wants_coefficients else None,
+    )
 
 
 _propagate.register_autograd(_backward, setup_context=_keep_inputs)

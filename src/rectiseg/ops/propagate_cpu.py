@@ -7,12 +7,11 @@ vectorises that; it does not vectorise slices of the big arrays). Half precision
 
 from functools import cache, partial
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from rectiseg.ops.threads import in_parallel
+from rectiseg.ops.kernels import compiled, in_parallel
 
 STRIP = 512
 """Pixels of a row worked on at once: 49 strips of float32 are 98 KiB, which a core's second cache holds."""
@@ -21,11 +20,6 @@ STRIP = 512
 def forward(logits: Tensor, coefficients: Tensor) -> Tensor:
     """`rectiseg.ops.propagate.propagate` on a CPU."""
     return _weigh(logits, coefficients, to_source=False)
-
-
-def backward(gradient: Tensor, logits: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of logits and coefficients."""
-    return logits_gradient(gradient, coefficients), coefficients_gradient(gradient, logits, coefficients.shape[1])
 
 
 def logits_gradient(gradient: Tensor, coefficients: Tensor) -> Tensor:
@@ -61,10 +55,7 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
-compiled = partial(numba.njit, nogil=True, cache=True, fastmath={"contract"})
-
-
-@compiled()
+@compiled("contract")
 def copy_part(line: np.ndarray, start: int, part: np.ndarray) -> None:
     """The pixels from start on; zeros where the line has none."""
     begin = max(0, -start)
@@ -76,7 +67,7 @@ def copy_part(line: np.ndarray, start: int, part: np.ndarray) -> None:
     part[end:] = 0
 
 
-@compiled()
+@compiled("contract")
 def part_of(line: np.ndarray, start: int, length: int, frame: np.ndarray) -> np.ndarray:
     """The line's pixels themselves; where some lie outside of it, a copy in the frame with zeros for them."""
     if start >= 0 and start + length <= len(line):
@@ -94,7 +85,7 @@ def sum_kernel(side: int):
     """
     radius = side // 2
 
-    @compiled()
+    @compiled("contract")
     def kernel(
         values: np.ndarray, coefficients: np.ndarray, result: np.ndarray, to_source: bool, first: int, last: int
     ) -> None:
@@ -134,7 +125,7 @@ def products_kernel(side: int):
     """Multiply every pixel's gradient with each of its neighbours, summed over the classes."""
     radius = side // 2
 
-    @compiled()
+    @compiled("contract")
     def kernel(gradient: np.ndarray, logits: np.ndarray, result: np.ndarray, first: int, last: int) -> None:
         height, width = result.shape[2], result.shape[3]
         totals = np.empty((side, side, STRIP), result.dtype)

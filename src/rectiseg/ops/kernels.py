@@ -1,4 +1,4 @@
-"""Run a numba kernel on torch's number of threads.
+"""Compile numba kernels and run them on torch's number of threads.
 
 The kernels release the interpreter's lock and take a range of rows; plain Python threads call them. So no threading
 layer has to be chosen for the whole process, concurrent calls are safe, and nothing outlives the call (forks are safe).
@@ -6,8 +6,22 @@ layer has to be chosen for the whole process, concurrent calls are safe, and not
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numba
 import torch
+
+
+def compiled(*fastmath: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile at the first call and keep the machine code for later processes, where there is a place to keep it."""
+
+    def compile_lazily(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(function, nogil=True, cache=True, fastmath=set(fastmath))
+        except RuntimeError:  # neither the package's folder nor the user's can be written: every process compiles
+            return numba.njit(function, nogil=True, fastmath=set(fastmath))
+
+    return compile_lazily
 
 
 def in_parallel(kernel: Callable[[int, int], None], count: int) -> None:
