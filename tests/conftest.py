@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rectiseg"
@@ -32,3 +34,14 @@ def camvid() -> Path:
     if not folder.is_dir():
         pytest.skip(f"CamVid is not here: {folder} is missing")
     return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """photos/1.png, photos/may/2.jpg, photos/may/3.png: a red row above a blue one."""
+    pixels = np.zeros((6, 7, 3), np.uint8)
+    pixels[:3, :, 0] = pixels[3:, :, 2] = 255
+    (tmp_path / "photos" / "may").mkdir(parents=True)
+    for name in ("1.png", "may/2.jpg", "may/3.png"):
+        Image.fromarray(pixels).save(tmp_path / "photos" / name, quality=95)
+    return tmp_path / "photos"

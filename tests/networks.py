@@ -101,3 +101,17 @@ def extent(profile: Tensor) -> int:
 
 def centroid(profile: Tensor) -> float:
     return float((profile * torch.arange(len(profile))).sum() / profile.sum())
+
+
+def randomized(encoder: ResNet) -> ResNet:
+    """In evaluation mode and float64, with batch norm that does something."""
+    generator = torch.Generator().manual_seed(1)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                assert values is not None
+                nn.init.uniform_(values, 0.5, 1.5, generator=generator)
+            for values in (module.bias, module.running_mean):
+                assert values is not None
+                nn.init.normal_(values, 0, 0.1, generator=generator)
+    return encoder.double().eval()

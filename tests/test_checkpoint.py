@@ -46,6 +46,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "a ResNet": lambda: ResNet(18, 32, in_channels=5, uniform_dilation=True),
     "an EfficientNet": lambda: EfficientNetLite(1, 16, in_channels=4),
     "nothing": Cascade,
+    "one LRN twice": lambda: Cascade(*[tiny_lrn()] * 2),
 }
 
 

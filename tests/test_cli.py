@@ -105,6 +105,7 @@ def test_confidences_are_stored_once(model: Path, scenes: Path, tmp_path: Path, 
     ("arguments", "sentence"),
     [
         (("predict", "missing.jpg", "-o", "out"), "missing.jpg"),
+        (("predict", "-o", "out"), "no image was given"),
         (("evaluate", "missing.safetensors", "--dataset", "scenes"), "missing.safetensors"),
         (("evaluate", "--data", "missing"), "missing"),
         (("evaluate",), "--data"),

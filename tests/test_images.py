@@ -4,7 +4,6 @@ import contextlib
 import os
 import struct
 import warnings
-import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,33 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pictures import COLORS, raw_png, rgb, saved
 from rectiseg.data import images
-from rectiseg.data.files import atomic_path
-from rectiseg.data.images import find_images, read_image, read_label_map, write_label_map
-
-COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 51, 102], [153, 204, 255], [9, 8, 7]]], np.uint8)
-
-
-def raw_png(path: Path, bit_depth: int, color_type: int, row: bytes, width: int) -> Path:
-    """One row of pixels as they are, in the kinds of PNG that Pillow does not write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, 1, bit_depth, color_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    return path
-
-
-def saved(image: Image.Image, path: Path, **options) -> Path:
-    image.save(path, **options)
-    return path
-
-
-def rgb(path: Path) -> list:
-    """(height, width, 3) numbers of 0..255."""
-    return (read_image(path) * 255).permute(1, 2, 0).tolist()
+from rectiseg.data.images import read_image
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.webp", "a.PNG"])
@@ -218,130 +193,3 @@ def test_damage_anywhere_is_a_sentence_or_an_image(suffix: str, damage: list[tup
         with contextlib.suppress(ValueError):  # any other exception fails the test
             image = read_image(path)
             assert 0 <= image.min() <= image.max() <= 1
-
-
-def test_labels_are_read_as_stored(tmp_path: Path):
-    labels = np.array([[0, 11, 255]], np.uint8)
-    found = read_label_map(saved(Image.fromarray(labels), tmp_path / "a.png"))
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, labels)
-
-
-@pytest.mark.parametrize(("bit_depth", "row", "width"), [(1, b"\x40", 2), (2, b"\x1b", 4), (4, b"\x3f", 2)])
-def test_labels_of_few_bits_are_not_stretched(bit_depth: int, row: bytes, width: int, tmp_path: Path):
-    expected = {1: [[0, 1]], 2: [[0, 1, 2, 3]], 4: [[3, 15]]}[bit_depth]
-    assert read_label_map(raw_png(tmp_path / "a.png", bit_depth, 0, row, width)).tolist() == expected
-
-
-def test_palette_labels_are_indices(tmp_path: Path):
-    image = Image.fromarray(np.array([[2, 0, 1]], np.uint8))
-    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    assert read_label_map(saved(image, tmp_path / "a.png")).tolist() == [[2, 0, 1]]
-
-
-def test_colours_are_not_labels(tmp_path: Path):
-    path = saved(Image.fromarray(COLORS), tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png: holds colours \(RGB\), not labels; save class indices as"):
-        read_label_map(path)
-
-
-def test_a_jpeg_is_no_label_map(tmp_path: Path):
-    path = saved(Image.new("L", (3, 2)), tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match=r"a\.jpg: empty, broken or not one of PNG"):
-        read_label_map(path)
-
-
-def test_written_labels_come_back(tmp_path: Path):
-    labels = np.array([[0, 5, 255], [3, 3, 1]], np.int64)
-    write_label_map(tmp_path / "a.png", labels)
-    assert Image.open(tmp_path / "a.png").mode == "L"
-    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png"), labels)
-
-
-def test_a_palette_changes_how_labels_look_but_not_what_they_are(tmp_path: Path):
-    labels = np.array([[1, 0, 255]], np.uint8)
-    write_label_map(tmp_path / "a.png", labels, np.array([[10, 20, 30], [40, 50, 60]], np.uint8))
-    np.testing.assert_array_equal(read_label_map(tmp_path / "a.png"), labels)
-    assert rgb(tmp_path / "a.png") == [[[40, 50, 60], [10, 20, 30], [0, 0, 0]]]
-
-
-def test_labels_above_255_take_16_bits(tmp_path: Path):
-    labels = np.array([[300, 65535, 2]], np.int32)
-    write_label_map(tmp_path / "a.png", labels)
-    found = read_label_map(tmp_path / "a.png")
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, labels)
-
-
-@pytest.mark.parametrize(
-    ("name", "labels", "sentence"),
-    [
-        ("a.png", np.array([[-1]]), r"a\.png: labels -1\.\.-1 do not fit a PNG"),
-        ("a.png", np.array([[65536]]), r"a\.png: labels 65536\.\.65536 do not fit a PNG"),
-        ("a.jpg", np.array([[0]]), r"a\.jpg: label maps are written as PNG"),
-    ],
-)
-def test_labels_that_a_file_cannot_hold_are_refused(name: str, labels: np.ndarray, sentence: str, tmp_path: Path):
-    with pytest.raises(ValueError, match=sentence):
-        write_label_map(tmp_path / name, labels)
-    assert not list(tmp_path.iterdir())
-
-
-def test_labels_above_255_do_not_fit_a_palette(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"do not fit a palette PNG, which holds 0\.\.255"):
-        write_label_map(tmp_path / "a.png", np.array([[256]]), np.zeros((2, 3), np.uint8))
-
-
-def test_a_file_appears_when_its_block_ends(tmp_path: Path):
-    with atomic_path(tmp_path / "a.png") as temporary:
-        temporary.write_bytes(b"new")
-        assert temporary.suffix == ".png"
-        assert not (tmp_path / "a.png").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_in_the_middle_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(b"old")
-
-    def write_half() -> None:
-        with atomic_path(tmp_path / "a.png") as temporary:
-            temporary.write_bytes(b"ne")
-            raise error
-
-    with pytest.raises(error):
-        write_half()
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
-
-
-def test_folders_are_searched_to_the_bottom_and_sorted(tmp_path: Path):
-    names = ["b/c/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/3.png", "b/._1.png"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
-    assert found == ["a.webp", "b/1.png", "b/c/2.JPG"]
-
-
-def test_files_are_taken_as_given_and_once(tmp_path: Path):
-    names = [tmp_path / "z.dat", tmp_path / "a.png"]
-    for name in names:
-        name.touch()
-    assert find_images([*names, tmp_path]) == names
-
-
-def test_links_are_followed_but_not_in_circles(tmp_path: Path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "1.png").touch()
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
-    (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos" / "self")
-    assert find_images([tmp_path / "photos"]) == [tmp_path / "photos" / "linked" / "1.png"]
-
-
-def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
-        find_images([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match=r"holds no images \(\.bmp \.gif"):
-        find_images([tmp_path])

@@ -1,62 +1,21 @@
 """Eq. 5: the operator against its reference, in value and in each gradient."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from propagation import assert_agree, random_inputs, random_slope, value_and_gradients
 from rectiseg.ops.propagate import check, mask_border, neighborhood_of, propagate, propagate_reference
 from rectiseg.ops.propagate_cpu import STRIP
 
 SIZES = [(1, 1), (1, 9), (6, 7), (5, 131), (3, 515), (2, 1031)]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-Operator = Callable[[Tensor, Tensor], Tensor]
-
-
-def random_inputs(
-    batch: int, num_classes: int, neighborhood: int, height: int, width: int, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    logits = torch.randn(batch, num_classes, height, width, generator=generator, dtype=torch.float64)
-    scores = torch.randn(batch, neighborhood**2, height, width, generator=generator, dtype=torch.float64)
-    return logits.to(dtype), scores.softmax(dim=1).to(dtype)
-
-
-def random_slope(refined: Tensor) -> Tensor:
-    """A gradient to come in."""
-    slope = torch.randn(refined.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    return slope.to(refined.dtype)
-
-
-def value_and_gradients(
-    operator: Operator, logits: Tensor, coefficients: Tensor, slope: Tensor | None = None
-) -> dict[str, Tensor]:
-    logits, coefficients = logits.detach().requires_grad_(), coefficients.detach().requires_grad_()
-    refined = operator(logits, coefficients)
-    refined.backward(random_slope(refined) if slope is None else slope)
-    assert logits.grad is not None
-    assert coefficients.grad is not None
-    return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dcoefficients": coefficients.grad}
-
-
-def assert_agree(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    for name, tensor in ours.items():
-        torch.testing.assert_close(
-            tensor,
-            expected[name].to(tensor.dtype),
-            rtol=tolerance,
-            atol=tolerance,
-            msg=lambda message, name=name: f"{name}: {message}",
-        )
 
 
 def assert_agrees_with_the_reference(logits: Tensor, coefficients: Tensor) -> None:
@@ -203,73 +162,6 @@ def test_mixed_precisions_are_named() -> None:
     logits, coefficients = random_inputs(1, 3, 3, 6, 7)
     with pytest.raises(ValueError, match=r"logits are torch.float64 and coefficients torch.float32: cast one"):
         propagate(logits, coefficients.float())
-
-
-# Threads and processes
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_the_number_of_threads_changes_nothing() -> None:
-    inputs = random_inputs(3, 5, 7, 7, 131, torch.float32)
-    with_two = value_and_gradients(propagate, *inputs)
-    torch.set_num_threads(1)
-    assert_agree(value_and_gradients(propagate, *inputs), with_two, tolerance=0)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_calls_at_the_same_time_do_not_disturb_each_other() -> None:
-    inputs = random_inputs(2, 5, 7, 33, 131, torch.float32)
-    expected = value_and_gradients(propagate, *inputs)
-    with ThreadPoolExecutor(8) as pool:
-        for results in pool.map(lambda _: value_and_gradients(propagate, *inputs), range(32)):
-            assert_agree(results, expected, tolerance=0)
-
-
-def values_and_gradients_of(logits: np.ndarray, coefficients: np.ndarray) -> list[np.ndarray]:
-    """By our operators alone: after a fork, those of PyTorch that use OpenMP hang."""
-    inputs = torch.from_numpy(logits), torch.from_numpy(coefficients)
-    operators = torch.ops.rectiseg
-    results = [
-        propagate(*inputs),
-        operators.propagate_logits_gradient(*inputs),
-        operators.propagate_coefficients_gradient(inputs[0], inputs[0], inputs[1].shape[1]),
-    ]
-    return [result.numpy() for result in results]
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_can_use_it_after_its_parent() -> None:
-    inputs = [tensor.numpy() for tensor in random_inputs(2, 5, 3, 64, 131)]
-    expected = values_and_gradients_of(*inputs)
-    with get_context("fork").Pool(1) as pool:
-        results = pool.apply_async(values_and_gradients_of, inputs).get(timeout=60)
-    for ours, of_parent in zip(results, expected, strict=True):
-        np.testing.assert_array_equal(ours, of_parent)
-
-
-def test_a_second_process_finds_the_compiled_kernels(tmp_path: Path) -> None:
-    program = (
-        "import torch; from rectiseg.ops import propagate_cpu as cpu; logits = torch.ones(1, 1, 2, 2)\n"
-        "cpu.forward(logits, logits), cpu.coefficients_gradient(logits, logits, 1)\n"
-        "for kernel in (cpu.sum_kernel(1), cpu.products_kernel(1)):\n"
-        "    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))\n"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", program]
-    runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
-    assert [run.stdout.splitlines() for run in runs] == [["0 1"] * 2, ["1 0"] * 2]
-
-
-# Export
 
 
 class Propagation(nn.Module):

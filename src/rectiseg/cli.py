@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 DatasetChoice = Literal["camvid", "folder", "scenes"]
 Output = Annotated[Path, arg(aliases=["-o"])]
-OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
+OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 def train(
     recipe: Positional[RecipeName],
     data: OptionalPath = None,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH")] = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
     stages: tuple[Literal["front", "lrn_alone", "grn", "lrn"], ...] = ("front", "lrn_alone", "grn", "lrn"),
     seed: int = 0,
     encoder_weights: OptionalPath = None,
@@ -71,8 +71,8 @@ def evaluate(
     dataset: DatasetChoice = "camvid",
     data: OptionalPath = None,
     split: Literal["train", "val"] = "val",
-    refiner: tuple[Path, ...] = (),
-    json_file: Annotated[Path | None, arg(name="json", metavar="PATH")] = None,
+    refiner: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    json_file: Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")] = None,
     device: str = "cpu",
 ) -> int:
     """Measure a model after each of its stages: pixel accuracy, mean IoU and the IoU of every class.
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def predict(
-    images: Positional[tuple[Path, ...]],
+    images: Annotated[Positional[tuple[Path, ...]], arg(help_behavior_hint="(at least one)")],
     output: Output,
     model: OptionalPath = None,
     overlay: bool = False,

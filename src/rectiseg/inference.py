@@ -68,6 +68,8 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job]:
 
     The tree below a folder is kept: `plan([photos], out)` sends photos/may/a.jpg to out/may/a.png.
     """
+    if not paths:
+        raise ValueError("no image was given: name image files, or folders that hold some")
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file; name a folder for the results")
     jobs: dict[Path, Job] = {}

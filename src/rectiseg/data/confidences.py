@@ -83,7 +83,7 @@ def store_confidences(
             for view in views:
                 image = view_image(sample.image, *view)[None].to(device)
                 if coarse is not None:
-                    tensors[view.key] = coarse.coarse(image)[0].half().cpu().contiguous()
+                    tensors[view.key] = coarse.coarse(image)[0].half()
                 else:
                     tensors |= packed(parser(image)[0].cpu(), view.key)
             with atomic_path(folder / f"{sample.name}.safetensors") as path:
@@ -93,9 +93,9 @@ def store_confidences(
 
 def packed(logits: Float[Tensor, "classes height width"], key: str) -> dict[str, Tensor]:
     if len(logits) <= MANY_CLASSES:
-        return {key: logits.half().contiguous()}
+        return {key: logits.half()}
     values, classes = logits.log_softmax(dim=0).topk(KEPT_CLASSES, dim=0)
-    return {key: values.half().contiguous(), f"{key}-classes": classes.to(torch.int16).contiguous()}
+    return {key: values.half(), f"{key}-classes": classes.to(torch.int16)}
 
 
 def unpacked(

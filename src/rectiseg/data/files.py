@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -22,5 +23,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def save_file(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """A .safetensors file that others may read, too: the library's own function gives it to its owner alone."""
-    path.write_bytes(save(tensors, None if metadata is None else dict(metadata)))
+    """A .safetensors file that others may read, too: the library's own function gives it to its owner alone.
+
+    Tensors may lie anywhere and share memory, as those of a module used twice do; the library refuses that.
+    """
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    path.write_bytes(save(own, None if metadata is None else dict(metadata)))

@@ -70,7 +70,7 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
     """Write a model whole or not at all; ``half`` stores its weights as fp16."""
     header = {"format": FORMAT, "model": describe(model), "training": dict(training or {})}
     weights = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        name: value.half() if half and value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
     with atomic_path(Path(path)) as temporary:
@@ -170,7 +170,7 @@ def save_state(
                 if value is not None:
                     tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, about)
+        save_file(tensors, temporary, about)
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:

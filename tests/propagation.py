@@ -1,0 +1,45 @@
+"""Inputs of Eq. 5, and what an operator makes of them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor, Tensor], Tensor]
+
+
+def random_inputs(
+    batch: int, num_classes: int, neighborhood: int, height: int, width: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(batch, num_classes, height, width, generator=generator, dtype=torch.float64)
+    scores = torch.randn(batch, neighborhood**2, height, width, generator=generator, dtype=torch.float64)
+    return logits.to(dtype), scores.softmax(dim=1).to(dtype)
+
+
+def random_slope(refined: Tensor) -> Tensor:
+    """A gradient to come in."""
+    slope = torch.randn(refined.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return slope.to(refined.dtype)
+
+
+def value_and_gradients(
+    operator: Operator, logits: Tensor, coefficients: Tensor, slope: Tensor | None = None
+) -> dict[str, Tensor]:
+    logits, coefficients = logits.detach().requires_grad_(), coefficients.detach().requires_grad_()
+    refined = operator(logits, coefficients)
+    refined.backward(random_slope(refined) if slope is None else slope)
+    assert logits.grad is not None
+    assert coefficients.grad is not None
+    return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dcoefficients": coefficients.grad}
+
+
+def assert_agree(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    for name, tensor in ours.items():
+        torch.testing.assert_close(
+            tensor,
+            expected[name].to(tensor.dtype),
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda message, name=name: f"{name}: {message}",
+        )

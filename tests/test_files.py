@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all, and the search for images."""
+
+from pathlib import Path
+
+import pytest
+
+from rectiseg.data.files import atomic_path
+from rectiseg.data.images import find_images
+
+
+def test_a_file_appears_when_its_block_ends(tmp_path: Path):
+    with atomic_path(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.suffix == ".png"
+        assert not (tmp_path / "a.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_the_middle_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic_path(tmp_path / "a.png") as temporary:
+            temporary.write_bytes(b"ne")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_folders_are_searched_to_the_bottom_and_sorted(tmp_path: Path):
+    names = ["b/c/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/3.png", "b/._1.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images([tmp_path])]
+    assert found == ["a.webp", "b/1.png", "b/c/2.JPG"]
+
+
+def test_files_are_taken_as_given_and_once(tmp_path: Path):
+    names = [tmp_path / "z.dat", tmp_path / "a.png"]
+    for name in names:
+        name.touch()
+    assert find_images([*names, tmp_path]) == names
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos" / "self")
+    assert find_images([tmp_path / "photos"]) == [tmp_path / "photos" / "linked" / "1.png"]
+
+
+def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"holds no images \(\.bmp \.gif"):
+        find_images([tmp_path])
