@@ -1,6 +1,6 @@
 """Time Eq. 5 against a copy of its inputs and against the plain ways to write it.
 
-python benchmarks/propagate.py --json propagate.json
+python benchmarks/propagate.py > docs/benchmarks.md
 """
 
 import os
@@ -14,8 +14,6 @@ import numba
 import torch
 import torch.nn.functional as F
 import tyro
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from rectiseg.machine import machine
@@ -123,22 +121,17 @@ def rows_that_fit(logits: Tensor, neighborhood: int) -> int:
 
 
 def show(milliseconds: dict[str, float], setting: str, place: str) -> None:
-    table = Table(title=setting, caption=place, title_justify="left", caption_justify="left")
-    table.add_column("")
-    for heading in ("milliseconds", "copies", "times faster than unfold"):
-        table.add_column(heading, justify="right")
+    copy, unfold, forward = milliseconds[COPY], milliseconds[UNFOLD], milliseconds[FORWARD]
+    print(f"# Benchmarks\n\nPrinted by `make bench`, on {place}.\n\n## Eq. 5 on a CPU\n\n{setting}.\n")
+    print("| | milliseconds | copies | times faster than unfold |\n|---|--:|--:|--:|")
     for name, time_taken in milliseconds.items():
-        copies, speed_up = time_taken / milliseconds[COPY], milliseconds[UNFOLD] / time_taken
-        table.add_row(name, f"{time_taken:.1f}", f"{copies:.1f}", f"{speed_up:.1f}")
-    console = Console()
-    console.print(table)
-    speed_up, copies = milliseconds[UNFOLD] / milliseconds[FORWARD], milliseconds[FORWARD] / milliseconds[COPY]
-    console.print(f"{speed_up:.0f} times faster than unfold: {verdict(speed_up >= AT_LEAST_FASTER_THAN_UNFOLD)}")
-    console.print(f"{copies:.1f} copies: {verdict(copies <= AT_MOST_COPIES)}")
-
-
-def verdict(met: bool) -> str:
-    return f"{'meets' if met else 'misses'} the bar"
+        print(f"| {name} | {time_taken:.1f} | {time_taken / copy:.1f} | {unfold / time_taken:.1f} |")
+    bars = (
+        f"{unfold / forward:.0f} times faster than unfold "
+        f"{verdict(unfold / forward >= AT_LEAST_FASTER_THAN_UNFOLD)} of {AT_LEAST_FASTER_THAN_UNFOLD}",
+        f"{forward / copy:.1f} copies {verdict(forward / copy <= AT_MOST_COPIES)} of {AT_MOST_COPIES}",
+    )
+    print(f"\n{FORWARD}: {'; '.join(bars)}.")
 
 
 def write(path: Path, milliseconds: dict[str, float], setting: str, place: str) -> None:

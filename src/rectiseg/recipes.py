@@ -45,7 +45,7 @@ def resized(recipe: Recipe, name: str, dataset: str, crop: tuple[int, int], scal
 
 
 def camvid_lite() -> Recipe:
-    """The shipped model: CamVid on two cores of a CPU in about two hours. EfficientNet-Lite0 and a narrow LRN."""
+    """The shipped model: CamVid on two cores of a CPU in under three hours. EfficientNet-Lite0 and a narrow LRN."""
     front = Settings(
         phases=((32, 6e-4),),
         crop=(240, 320),
@@ -56,21 +56,14 @@ def camvid_lite() -> Recipe:
         warmup=50,
         validate_every=4,
     )
+    refiner = replace(front, scales=(1.0,), jitter=0.0)
     return Recipe(
         name="camvid_lite",
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(front, phases=((4, 3e-4),), scales=(1.0,), validate_every=2),
-        lrn=replace(
-            front,
-            phases=((10, 2e-3),),
-            crop=(160, 224),
-            scales=(1.0,),
-            head_rate=1.0,
-            weight_decay=1e-4,
-            validate_every=5,
-        ),
+        grn=replace(refiner, phases=((3, 3e-4),), validate_every=3),
+        lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
         lrn_widths=NARROW,
         grn_starts_from="front",
         class_balance=0.5,
