@@ -134,6 +134,10 @@ def show(milliseconds: dict[str, float], setting: str, place: str) -> None:
     print(f"\n{FORWARD}: {'; '.join(bars)}.")
 
 
+def verdict(met: bool) -> str:
+    return f"{'meets' if met else 'misses'} the bar"
+
+
 def write(path: Path, milliseconds: dict[str, float], setting: str, place: str) -> None:
     path.write_text(dumps({"setting": setting, "machine": place, "milliseconds": milliseconds}, indent=2) + "\n")
 
