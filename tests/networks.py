@@ -1,7 +1,7 @@
 """Networks for tests: small ones, and real ones made linear so that it can be measured where they look."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,12 @@ ENCODERS: dict[str, Callable[[int], ResNet | EfficientNetLite]] = {
     "resnet18": lambda output_stride: ResNet(18, output_stride),
     "resnet50": lambda output_stride: ResNet(50, output_stride),
     "lite0": lambda output_stride: EfficientNetLite(0, output_stride),
+}
+"""One of each kind."""
+
+ALL_ENCODERS = {
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101, 152, 200)},
+    **{f"lite{variant}": partial(EfficientNetLite, variant) for variant in (0, 1, 2)},
 }
 SIZES = ((1, 1), (1, 9), (13, 7), (33, 41))
 
@@ -70,7 +76,7 @@ def measurable(name: str, output_stride: int) -> ResNet | EfficientNetLite:
     What it sees stays so small that ReLU6 does not clip.
     """
     with torch.device("meta"):
-        network = ENCODERS[name](output_stride)
+        network = ALL_ENCODERS[name](output_stride)
     if isinstance(network, ResNet):
         network.maxpool = nn.AvgPool2d(3, stride=2, padding=1)
     network = network.to_empty(device="cpu").double().eval()

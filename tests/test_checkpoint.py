@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from networks import random, random_logits
+from rectiseg import __version__
 from rectiseg.models import checkpoint
-from rectiseg.models.checkpoint import describe, fingerprint, load, load_state, read_training, save, save_state
+from rectiseg.models.checkpoint import describe, fingerprint, load, load_state, read_training, save, save_state, title
 from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -120,7 +121,8 @@ def test_the_header_says_how_to_build_it_and_what_the_training_was(tmp_path: Pat
     lrn = {"kind": "LRN", "num_classes": 3, "neighborhood": 3, "widths": [4] * 6, "center_bias": 0.5}
     lrn |= {"propagates": "probabilities", "border": "zeros"}
     training = {"recipe": "scenes_tiny", "seed": "3"}
-    assert header_of(path) == {"format": 1, "model": {"kind": "Cascade", "refiners": [lrn]}, "training": training}
+    model = {"kind": "Cascade", "refiners": [lrn]}
+    assert header_of(path) == {"format": 1, "version": __version__, "model": model, "training": training}
     assert read_training(path) == training
 
 
@@ -133,7 +135,10 @@ def test_a_module_of_another_kind_is_not_saved(tmp_path: Path):
 def test_tensors_that_do_not_fit_are_named(saved: Path):
     bias = load_file(saved)["head.bias"]
     refuses(rewritten(saved, **{"head.bias": None}), "1 tensors are missing, the first is head.bias")
-    refuses(rewritten(saved, **{"head.bias": bias[1:]}), "1 tensors are of another shape, the first is head.bias")
+    refuses(
+        rewritten(saved, **{"head.bias": bias[1:]}),
+        r"1 tensors are of another shape, the first is head\.bias \(\[8\] for \[9\]\)",
+    )
     refuses(rewritten(saved, **{"head.bias": bias, "more": bias + 1}), "1 tensors are unexpected, the first is more")
     load(rewritten(saved, more=None))
 
@@ -248,3 +253,10 @@ def test_nothing_is_pickled_and_pickles_are_read_as_weights_only(path: Path):
             assert ast.unparse(node.func) != "torch.save"
             assert ast.unparse(node.func) != "torch.load" or options.get("weights_only") == "True"
             assert options.get("allow_pickle", "False") == "False"
+
+
+def test_a_models_title_names_what_it_is_made_of():
+    assert title(MODELS["the paper's cascade"]()) == (
+        "SceneParser(Front(EfficientNetLite), Cascade(GRN(EfficientNetLite), LRN))"
+    )
+    assert title(MODELS["nothing"]()) == "Cascade"

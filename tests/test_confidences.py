@@ -213,6 +213,12 @@ def test_confidences_of_an_image_of_another_size_are_refused(tmp_path: Path, par
         Confidences(Noise(height=height), tmp_path).read(0, View())
 
 
+def test_confidences_of_too_few_classes_are_refused(tmp_path: Path):
+    stored = store(Calls(num_classes=K - 1), tmp_path)
+    with pytest.raises(ValueError, match=r"image0.safetensors: 4 confidences a pixel for 5 classes"):
+        stored.read(0, View())
+
+
 def test_a_views_key_names_it():
     assert [view.key for view in VIEWS] == ["1", "1-flipped", "0.75", "1.25-flipped"]
     assert tuple(view_of(view.key) for view in VIEWS) == VIEWS

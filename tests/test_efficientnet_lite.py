@@ -18,7 +18,7 @@ from rectiseg.models.efficientnet_lite import (
     EfficientNetLite,
     SameConv2d,
     imagenet_weights,
-    load_imagenet,
+    load_pretrained,
 )
 from rectiseg.models.resnet import ResNet
 
@@ -104,7 +104,7 @@ def test_an_unknown_variant_or_output_stride_is_refused() -> None:
 @pytest.mark.parametrize("variant", PARAMETERS_WITH_CLASSIFIER)
 def test_the_packages_weights_fit(variant: int) -> None:
     path = installed_weights(variant)
-    encoder = load_imagenet(EfficientNetLite(variant))
+    encoder = load_pretrained(EfficientNetLite(variant))
     stored = torch.load(path, weights_only=True)
     assert encoder.conv_stem.weight.equal(stored["_conv_stem.weight"])
     assert encoder.blocks[0].bn1.running_mean.equal(stored["_blocks.0._bn1.running_mean"])  # pyright: ignore
@@ -129,10 +129,10 @@ def photograph(name: str) -> Tensor:
     return (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() - 127) / 128
 
 
-def classify(image: Tensor) -> int:
+def classify(image: Tensor, variant: int) -> int:
     """With the classifier of the package's weights, which our encoder leaves out."""
-    weights = torch.load(installed_weights(0), weights_only=True)
-    encoder = load_imagenet(EfficientNetLite(0, output_stride=32)).eval()
+    weights = torch.load(installed_weights(variant), weights_only=True)
+    encoder = load_pretrained(EfficientNetLite(variant, output_stride=32)).eval()
     with torch.inference_mode():
         features = F.conv2d(encoder(image), weights["_conv_head.weight"])
         statistics = (weights[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
@@ -140,12 +140,13 @@ def classify(image: Tensor) -> int:
         return int(F.linear(features.mean(dim=(2, 3)), weights["_fc.weight"], weights["_fc.bias"]).argmax())
 
 
+@pytest.mark.parametrize("variant", PARAMETERS_WITH_CLASSIFIER)
 @pytest.mark.parametrize(
     ("name", "labels"),
     [("chelsea.png", {281, 282, 285}), ("coffee.png", {967, 968, 504})],  # cats; espresso, cup, mug
 )
-def test_the_port_recognises_photographs(name: str, labels: set[int]) -> None:
-    assert classify(photograph(name)) in labels
+def test_the_port_recognises_photographs(name: str, labels: set[int], variant: int) -> None:
+    assert classify(photograph(name), variant) in labels
 
 
 def test_what_it_expects_is_127_less_over_128() -> None:

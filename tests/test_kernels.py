@@ -15,7 +15,7 @@ import torch
 from numba.core.caching import CompileResultCacheImpl
 
 from propagation import assert_agree, random_inputs, value_and_gradients
-from rectiseg.ops.kernels import compiled
+from rectiseg.ops.kernels import compiled, exporting
 from rectiseg.ops.propagate import propagate
 
 
@@ -78,6 +78,14 @@ def test_a_second_process_finds_the_compiled_kernels(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program]
     runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
     assert [run.stdout.splitlines() for run in runs] == [["0 1"] * 2, ["1 0"] * 2]
+
+
+def test_where_exports_cannot_be_told_from_compilation_both_take_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in torch 2.6."""
+    monkeypatch.delattr(torch.compiler, "is_exporting")
+    assert not exporting()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert exporting()
 
 
 def doubled(value: float) -> float:

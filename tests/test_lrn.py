@@ -175,3 +175,51 @@ def test_the_narrow_preset_is_table_1_with_a_tenth_of_its_width() -> None:
     lrn = LRN.narrow(11)
     assert (lrn.widths, lrn.neighborhood) == (NARROW, 7)
     assert sum(parameter.numel() for parameter in lrn.parameters()) == pytest.approx(87_000, abs=500)
+
+
+# Export
+
+
+def exportable() -> LRN:
+    torch.manual_seed(6)
+    lrn = LRN.narrow(5).eval()
+    nn.init.normal_(lrn.head.weight, std=0.5)
+    return lrn
+
+
+def image_and_logits(height: int, width: int) -> tuple[Tensor, Tensor]:
+    return random(1, 3, height, width), random_logits(1, 5, height, width)
+
+
+EXPORTED_SIZES = [(6, 7), (3, 131)]
+
+
+def any_size() -> dict[str, dict[int, torch.export.Dim]]:
+    sides = {2: torch.export.Dim("height", max=4096), 3: torch.export.Dim("width", max=4096)}
+    return {"image": sides, "logits": sides}
+
+
+def test_an_exported_lrn_takes_any_size() -> None:
+    lrn = exportable()
+    program = torch.export.export(lrn, image_and_logits(9, 11), dynamic_shapes=any_size()).module()
+    with torch.inference_mode():
+        for height, width in EXPORTED_SIZES:
+            inputs = image_and_logits(height, width)
+            torch.testing.assert_close(program(*inputs), lrn(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_an_lrn_as_an_onnx_file_takes_any_size(tmp_path: Path) -> None:
+    for library in ("onnx", "onnxscript"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    lrn = exportable()
+    exported = torch.onnx.export(lrn, image_and_logits(9, 11), dynamo=True, dynamic_shapes=any_size(), verbose=False)
+    assert exported is not None
+    exported.save(tmp_path / "lrn.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "lrn.onnx", providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    for height, width in EXPORTED_SIZES:
+        inputs = image_and_logits(height, width)
+        (refined,) = session.run(None, dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True)))
+        with torch.inference_mode():
+            torch.testing.assert_close(torch.from_numpy(refined), lrn(*inputs), rtol=1e-4, atol=1e-5)

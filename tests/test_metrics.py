@@ -144,3 +144,11 @@ def test_a_smaller_power_balances_less():
 
 def test_a_class_that_never_occurs_weighs_nothing_and_leaves_the_median():
     assert class_weights((10, 0, 20, 40, 0)) == (2.0, 0.0, 1.0, 0.5, 0.0)
+
+
+def test_an_absent_class_can_count_as_zero():
+    matrix = ConfusionMatrix(4)
+    matrix.update(torch.tensor([[[0, 0, 1]]]), torch.tensor([[[0, 1, 1]]]))
+    assert matrix.scores().mean_iou == pytest.approx(1 / 2)
+    assert matrix.scores(absent="zero").mean_iou == pytest.approx(1 / 4)
+    assert matrix.scores(absent="zero").classes_counted == 2

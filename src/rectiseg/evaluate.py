@@ -21,6 +21,7 @@ def evaluate_parser(
 
     Whole images, one by one (section 4.1).
     """
+    check_classes(parser, dataset)
     matrices: dict[str, ConfusionMatrix] = {}
     num_classes = len(dataset.classes)
     device = device_of(parser)
@@ -37,6 +38,16 @@ def evaluate_parser(
                 matrix.update(logits.argmax(dim=1).cpu(), sample.labels[None])
             reporter.advance()
     return {name: matrix.scores() for name, matrix in matrices.items()}
+
+
+def check_classes(parser: Parser, dataset: Dataset) -> None:
+    """Refuse a parser whose classes, where it knows them, are not the data set's in the same order."""
+    known = tuple(getattr(parser, "classes", ()))
+    if known and known != tuple(dataset.classes):
+        raise ValueError(
+            f"the model's {len(known)} classes ({', '.join(known)}) are not the data set's {len(dataset.classes)} "
+            f"({', '.join(dataset.classes)}): choose a model that was trained on these classes"
+        )
 
 
 def cumulative(named: Iterable[tuple[str, Logits]]) -> Iterator[tuple[str, Logits]]:

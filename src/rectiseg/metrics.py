@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,12 +44,15 @@ class ConfusionMatrix:
         pairs = truth * num_classes + predicted
         self.counts += torch.bincount(pairs.cpu(), minlength=num_classes**2).view(num_classes, num_classes)
 
-    def scores(self) -> Scores:
-        return scores_of(self.counts)
+    def scores(self, absent: Literal["left out", "zero"] = "left out") -> Scores:
+        return scores_of(self.counts, absent)
 
 
-def scores_of(counts: Tensor) -> Scores:
-    """Long, Shelhamer and Darrell, "Fully convolutional networks", 2015, section 5."""
+def scores_of(counts: Tensor, absent: Literal["left out", "zero"] = "left out") -> Scores:
+    """Long, Shelhamer and Darrell, "Fully convolutional networks", 2015, section 5.
+
+    A class without a labelled pixel is left out of the mean IoU, or counted in it as zero.
+    """
     matrix = counts.double().numpy()
     hits, truth, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -56,7 +60,8 @@ def scores_of(counts: Tensor) -> Scores:
     total = truth.sum()
     if total == 0:
         return Scores(float("nan"), float("nan"), tuple(iou.tolist()))
-    return Scores(float(hits.sum() / total), float(np.nanmean(iou)), tuple(iou.tolist()))
+    mean_iou = np.nanmean(iou) if absent == "left out" else np.nan_to_num(iou).mean()
+    return Scores(float(hits.sum() / total), float(mean_iou), tuple(iou.tolist()))
 
 
 def class_weights(counts: Sequence[int], power: float = 1.0) -> tuple[float, ...]:

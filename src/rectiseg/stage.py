@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from rectiseg.curves import Curves
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
-from rectiseg.models.checkpoint import load_state, save_state
+from rectiseg.models.checkpoint import load_state, save, save_state
+from rectiseg.models.grn import GRN
 from rectiseg.settings import Settings, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
 from rectiseg.views import TrainingData
@@ -102,6 +103,8 @@ class Run:
         self.stage.train()
         if self.settings.frozen_batch_norm:
             freeze_batch_norm(self.stage)
+        if isinstance(self.stage, GRN) and self.settings.anneal_auxiliary:
+            self.stage.auxiliary_share = 1 - self.step / self.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["rate_factor"]
         batch = self.batch(self.step)
@@ -161,7 +164,7 @@ def train_stage(
                 assert curves is not None
                 curves.add(run.step, loss, rate, scores)
                 if scores is not None and scores.mean_iou > run.best:
-                    save_state(folder / "best.safetensors", stage, None, {"step": str(run.step)})
+                    save(stage, folder / "best.safetensors", {"step": str(run.step)})
                 if run.step % settings.save_every == 0 or scores is not None or run.step == run.steps:
                     best = max(run.best, scores.mean_iou if scores else -math.inf)
                     seconds = str(time.monotonic() - start)
@@ -194,8 +197,9 @@ def share_buffers(module: nn.Module) -> None:
         buffer.copy_(broadcast(buffer))  # pyright: ignore
 
 
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Use and keep the running statistics; scale and shift still train."""
-    for layer in module.modules():
+def freeze_batch_norm(stage: nn.Module) -> None:
+    """Use and keep a pretrained encoder's running statistics; scale and shift still train, and LRN has no encoder."""
+    encoder = getattr(stage, "encoder", None)
+    for layer in encoder.modules() if isinstance(encoder, nn.Module) else ():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()

@@ -22,9 +22,9 @@ from rectiseg.data.datasets import Dataset, Split
 from rectiseg.data.registry import DatasetName, open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
-from rectiseg.models.checkpoint import fingerprint, load, read_training, save
+from rectiseg.models.checkpoint import fingerprint, load, read_training, save, title
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
-from rectiseg.models.efficientnet_lite import EfficientNetLite, load_imagenet
+from rectiseg.models.efficientnet_lite import EfficientNetLite, load_pretrained
 from rectiseg.models.encoder import load_encoder_weights
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
@@ -73,15 +73,16 @@ class Training:
         data: Path | None,
         output: Path,
         seed: int = 0,
-        encoder_weights: Path | None = None,
+        encoder_weights: Path | Literal["random"] | None = None,
         reporter: Reporter | None = None,
     ):
         self.recipe = recipe
         self.output = output
         self.seed = seed
         self.encoder_weights = encoder_weights
-        self.reporter = reporter or Reporter()
-        self.accelerator = Accelerator(mixed_precision="no")  # each stage has a precision of its own
+        # Each stage has a precision of its own; several processes without an accelerator need to be told of the CPU.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+        self.reporter = reporter if reporter is not None and self.accelerator.is_main_process else Reporter()
         self.datasets: dict[Split, Dataset] = {
             split: open_dataset(recipe.dataset, data, split) for split in ("train", "val")
         }
@@ -114,6 +115,8 @@ class Training:
             "dataset": self.recipe.dataset,
             "seed": str(self.seed),
             "machine": machine(),
+            "classes": json.dumps(self.datasets["train"].classes),
+            "settings": json.dumps(asdict(self.recipe)),
         }
 
     def key(self, name: StageName) -> str:
@@ -163,14 +166,20 @@ class Training:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
 
     def encoder(self) -> EfficientNetLite | ResNet:
-        """With ImageNet weights where they can be had: from the extra [lite], or from the given file."""
-        name = self.recipe.encoder
+        """With pretrained weights from the given file, or of a Lite from the extra [lite]."""
+        name, weights = self.recipe.encoder, self.encoder_weights
         if name.startswith("resnet"):
             encoder = ResNet(int(name.removeprefix("resnet")))
-            if self.encoder_weights is not None:
-                load_encoder_weights(encoder, self.encoder_weights)
+            if weights is None:
+                raise ValueError(
+                    f"{name} starts from ImageNet weights: name their file with --encoder-weights, "
+                    "or try the recipe with --encoder-weights random"
+                )
+            if isinstance(weights, Path):
+                load_encoder_weights(encoder, weights)
             return encoder
-        return load_imagenet(EfficientNetLite(int(name.removeprefix("lite"))))
+        encoder = EfficientNetLite(int(name.removeprefix("lite")))
+        return encoder if isinstance(weights, str) else load_pretrained(encoder, weights)
 
     def after_front(self, split: Split) -> ConfidenceViews:
         """What GRN, or an LRN alone, sees: the front's confidences."""
@@ -194,7 +203,7 @@ class Training:
                 dataset,
                 folder,
                 views,
-                source=fingerprint(parser),
+                source=f"{title(parser)} {fingerprint(parser)}",
                 device=self.accelerator.device,
                 on_image=self.reporter.advance,
                 share=(self.accelerator.process_index, processes),

@@ -69,6 +69,8 @@ def store_confidences(
         "views": [view.key for view in views],
         "coarse": None if coarse is None else {"stride": coarse.output_stride, "center": coarse.center},
     }
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; name a folder for the confidences")
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "store.json").exists():
         if read_about(folder) != about:
@@ -162,6 +164,8 @@ class Confidences:
             logits = stored.float()
         if logits.shape[-2:] != (height, width):
             raise ValueError(f"{path}: confidences of {list(logits.shape[-2:])} for an image of {[height, width]}")
+        if len(logits) != len(self.dataset.classes):
+            raise ValueError(f"{path}: {len(logits)} confidences a pixel for {len(self.dataset.classes)} classes")
         return StoredSample(image, labels, logits, sample.name)
 
 

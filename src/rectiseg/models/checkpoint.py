@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,12 @@ def decode(value: Any) -> Any:
 
 def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None = None, half: bool = False) -> None:
     """Write a model whole or not at all; ``half`` stores its weights as fp16."""
-    header = {"format": FORMAT, "model": describe(model), "training": dict(training or {})}
+    header = {
+        "format": FORMAT,
+        "version": version("rectiseg"),
+        "model": describe(model),
+        "training": dict(training or {}),
+    }
     weights = {
         name: value.half() if half and value.is_floating_point() else value
         for name, value in model.state_dict().items()
@@ -143,11 +149,26 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> No
     expected = model.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())
-    misshapen = sorted(name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape)
+    misshapen = [
+        f"{name} ({list(weights[name].shape)} for {list(expected[name].shape)})"
+        for name in sorted(expected.keys() & weights.keys())
+        if expected[name].shape != weights[name].shape
+    ]
     for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             raise ValueError(f"{path}: {len(names)} tensors are {problem}, the first is {names[0]}")
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+
+
+def title(module: nn.Module) -> str:
+    """A model in a few words: ``CoarseCascade(Front(EfficientNetLite), GRN(EfficientNetLite))``."""
+
+    def words(description: Mapping[str, Any]) -> str:
+        values = [item for value in description.values() for item in (value if isinstance(value, list) else [value])]
+        parts = ", ".join(words(value) for value in values if isinstance(value, Mapping))
+        return description["kind"] + (f"({parts})" if parts else "")
+
+    return words(describe(module))
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rectiseg.models.encoder import load_encoder_weights
+from rectiseg.models.encoder import Features, Normalized, load_encoder_weights
 from rectiseg.ops.depthwise import depthwise_conv2d
 
 # Kernel size, stride, expansion, output channels and repeats of Lite0's seven stages.
@@ -133,7 +133,7 @@ class EfficientNetLite(nn.Module):
     def first_convolution(self) -> nn.Conv2d:
         return self.conv_stem
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Normalized) -> Features:
         return self.blocks(F.relu6(self.bn0(self.conv_stem(image)), inplace=True))
 
 
@@ -155,9 +155,10 @@ def imagenet_weights(variant: int) -> Path:
     return next(Path(next(iter(package.__path__)), "models").glob("*.pth"))
 
 
-def load_imagenet(encoder: EfficientNetLite) -> EfficientNetLite:
-    """Fill the encoder with ImageNet weights from the extra ``[lite]``."""
-    load_encoder_weights(encoder, imagenet_weights(encoder.variant), classifier=CLASSIFIER, rename=without_underscores)
+def load_pretrained(encoder: EfficientNetLite, path: Path | None = None) -> EfficientNetLite:
+    """Fill the encoder from a file, or with the ImageNet weights of the extra ``[lite]``."""
+    path = imagenet_weights(encoder.variant) if path is None else path
+    load_encoder_weights(encoder, path, classifier=CLASSIFIER, rename=without_underscores)
     return encoder
 
 

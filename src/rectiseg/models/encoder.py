@@ -17,7 +17,6 @@ Features = Float[Tensor, "batch features rows columns"]
 
 
 @runtime_checkable
-@runtime_checkable
 class Encoder(Protocol):
     """The dilated network of section 3.3 without its classifier."""
 

@@ -40,6 +40,7 @@ class GRN(nn.Module):
         self.num_classes = num_classes
         self.iterations = iterations
         self.auxiliary_weight = auxiliary_weight
+        self.auxiliary_share = 1.0  # what a training that anneals the weight has left of it
         self.every_iteration = every_iteration
         self.full_backpropagation = full_backpropagation
         self.head_dilation = head_dilation
@@ -58,35 +59,37 @@ class GRN(nn.Module):
         """Of `supervised`'s maps: later iterations weigh more, n / (1 + .. + N) for the sum and its part for r_n."""
         last = self.iterations
         sums = [n / (last * (last + 1) / 2) if self.every_iteration else float(n == last) for n in range(1, last + 1)]
-        return tuple(weight for total in sums for weight in (self.auxiliary_weight * total, total))
+        auxiliary_weight = self.auxiliary_weight * self.auxiliary_share
+        return tuple(weight for total in sums for weight in (auxiliary_weight * total, total))
 
-    def iterate(self, image: Image, logits: Logits) -> Iterator[tuple[CoarseLogits, Logits]]:
-        """Yield each iteration's coarse residual and the running sum of confidences at the image's size."""
+    def iterate(self, image: Image, logits: Logits) -> Iterator[tuple[CoarseLogits, Logits, Logits]]:
+        """Yield each iteration's residual, coarse and at the image's size, and the running sum of confidences."""
         for _ in range(self.iterations):
             evidence = torch.cat([image, logits.softmax(dim=1)], dim=1)  # Eq. 1
-            residual = self.network.coarse(evidence)
-            logits = logits + self.network.upsample(residual, *image.shape[-2:])
-            yield residual, logits
+            coarse = self.network.coarse(evidence)
+            residual = self.network.upsample(coarse, *image.shape[-2:])
+            logits = logits + residual
+            yield coarse, residual, logits
             if not self.full_backpropagation:
                 logits = logits.detach()
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at, [r1, s1, ..., rN, sN]; the last one is the answer."""
         maps: list[Logits] = []
-        for residual, refined in self.iterate(image, logits):
-            maps += [self.network.upsample(residual, *image.shape[-2:]), refined]
+        for _, residual, refined in self.iterate(image, logits):
+            maps += [residual, refined]
         return maps
 
     def coarse(self, image: Image, logits: Logits) -> CoarseLogits:
         """The sum of all residuals before their upsampling: what a store of confidences keeps of GRN."""
         total = None
-        for residual, _ in self.iterate(image, logits):
-            total = residual if total is None else total + residual
+        for coarse, _, _ in self.iterate(image, logits):
+            total = coarse if total is None else total + coarse
         assert total is not None
         return total
 
     def forward(self, image: Image, logits: Logits) -> Logits:
-        *_, (_, refined) = self.iterate(image, logits)
+        *_, (_, _, refined) = self.iterate(image, logits)
         return refined
 
 

@@ -24,6 +24,14 @@ def compiled(*fastmath: str) -> Callable[[Callable[..., Any]], Any]:
     return compile_lazily
 
 
+def exporting() -> bool:
+    """Whether a graph is being recorded for elsewhere, which has none of our kernels.
+
+    torch 2.6 only tells that some graph is, be it for torch.compile; then the reference serves both.
+    """
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
 def in_parallel(kernel: Callable[[int, int], None], count: int) -> None:
     """Call ``kernel(first, last)`` on ranges that cover 0..count once."""
     threads = max(1, min(torch.get_num_threads(), count))

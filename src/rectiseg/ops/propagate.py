@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rectiseg.ops import propagate_cpu
+from rectiseg.ops.kernels import exporting
 from rectiseg.types import Coefficients, Logits
 
 
@@ -19,7 +20,7 @@ def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
     The p-th coefficient of a pixel weighs its p-th neighbour, row by row from the top left; all classes share it.
     """
     check(logits, coefficients)
-    if logits.device.type == "cpu" and not torch.compiler.is_exporting():
+    if logits.device.type == "cpu" and not exporting():
         return _propagate(logits, coefficients)
     return propagate_reference(logits, coefficients)
 
