@@ -31,11 +31,11 @@ def main(data: Path, model: Path = SHIPPED, lrn_alone: Path = LRN_ALONE) -> None
     with ProgressReporter() as reporter:
         rows = evaluate_parser(load_parser(model), {"LRN": load_refiner(lrn_alone)}, val, reporter)
     order = ("front", "front +LRN", "front +GRN", "front +GRN +LRN")
-    print(page({name: rows[name] for name in order}, val.classes, model))
+    training = read_training(model) | read_training(lrn_alone)
+    print(page({name: rows[name] for name in order}, val.classes, training))
 
 
-def page(rows: dict[str, Scores], classes: tuple[str, ...], model: Path) -> str:
-    training = read_training(model)
+def page(rows: dict[str, Scores], classes: tuple[str, ...], training: dict[str, str]) -> str:
     seconds = {name: float(value) for name, value in training.items() if name.endswith("_seconds")}
     front = next(iter(rows.values()))
     lines = [
