@@ -41,7 +41,8 @@ def read_image(path: str | Path) -> Float[Tensor, "3 height width"]:
     """RGB in [0, 1], upright as its EXIF block says; the first frame of an animation.
 
     What is transparent shows white, as on a web page: the colours stored under it are arbitrary. Grey of 16 bits
-    keeps its precision; Pillow reduces colours of 16 bits to 8.
+    keeps its precision; Pillow reduces colours of 16 bits to 8. A ValueError names a file that is missing, broken, too
+    large or of unknown range.
     """
     image = decode(Path(path), IMAGE_FORMATS)
     if image.mode in ("I", "F"):

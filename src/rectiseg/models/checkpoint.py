@@ -68,7 +68,10 @@ def decode(value: Any) -> Any:
 
 
 def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None = None, half: bool = False) -> None:
-    """Write a model whole or not at all; ``half`` stores its weights as fp16."""
+    """Write a model whole or not at all; ``half`` stores its weights as fp16.
+
+    ``training`` is kept in the header. A module that is none of KINDS raises ValueError.
+    """
     header = {
         "format": FORMAT,
         "version": version("rectiseg"),
@@ -86,7 +89,7 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
 def load(path: str | Path | None = None) -> nn.Module:
     """A saved parser or refiner in eval mode, in fp32; without a path the shipped parser of street scenes.
 
-    Every tensor's name and shape is checked.
+    Every tensor's name and shape is checked; a file that is missing, damaged or does not fit raises ValueError.
     """
     path = Path(path) if path is not None else SHIPPED
     header, weights = read(path)

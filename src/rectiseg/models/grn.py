@@ -19,7 +19,7 @@ class GRN(nn.Module):
     confidence maps, with small random filters beside the pretrained ones.
     ``full_backpropagation`` lets gradients pass from an iteration into those before it; without it each is a step of
     its own. ``auxiliary_weight`` weighs the cross-entropy of the residuals alone (0 switches it off), and
-    ``every_iteration=False`` supervises the last iteration only.
+    ``every_iteration=False`` supervises the last iteration only. Fewer than one iteration raises ValueError.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class LRN(nn.Module):
     ``center_bias`` is Eq. 6's bias of the centre, by default ln(9 (m^2 - 1)): an untrained LRN then keeps 0.90 of the
     centre. The paper's 1.0 keeps 0.05 at m = 7. ``propagates`` chooses what is averaged: logits (the paper's "output
     of the last layer before SoftMax") or probabilities, whose logarithm is returned. Neighbours outside the image get
-    no weight, or with ``border="zeros"`` count as zeros.
+    no weight, or with ``border="zeros"`` count as zeros. A side m that is even or not positive raises ValueError.
     """
 
     loss_weights = (1.0,)

@@ -67,10 +67,11 @@ DILATIONS = {8: (2, 4), 16: (1, 2), 32: (1, 1)}
 
 
 class ResNet(nn.Module):
-    """A residual network without its pooling and classifier.
+    """A residual network (He et al., CVPR 2016) without its pooling and classifier; depths 18, 34, 50, 101, 152, 200.
 
     The first 3x3 convolution of a dilated stage keeps the dilation before it, as in torchvision: in the original
-    network it saw the finer grid. ``uniform_dilation`` gives it the stage's.
+    network it saw the finer grid. ``uniform_dilation`` gives it the stage's. Another depth, or an output stride other
+    than 8, 16 and 32, raises ValueError.
     """
 
     MEAN = (0.485, 0.456, 0.406)

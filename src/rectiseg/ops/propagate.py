@@ -18,6 +18,7 @@ def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
     """Eq. 5. Neighbours outside the image count as zeros.
 
     The p-th coefficient of a pixel weighs its p-th neighbour, row by row from the top left; all classes share it.
+    Sizes or types that differ, or coefficients of no m x m neighbourhood, raise ValueError.
     """
     check(logits, coefficients)
     if logits.device.type == "cpu" and not exporting():
