@@ -1,9 +1,12 @@
 """What every test shares: signatures whose shapes are checked, and the data set on this machine."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import install_import_hook
 from PIL import Image
 
@@ -45,3 +48,16 @@ def photos(tmp_path: Path) -> Path:
     for name in ("1.png", "may/2.jpg", "may/3.png"):
         Image.fromarray(pixels).save(tmp_path / "photos" / name, quality=95)
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """A process has one state of accelerate's; a test begins and ends without any."""
+    reset()
+    yield Accelerator(cpu=True)
+    reset()
+
+
+def reset() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -2,7 +2,6 @@
 
 import csv
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
@@ -26,19 +24,6 @@ from rectiseg.views import ImageViews, TrainingData
 from tiny_stage import SCENES, SETTINGS, Drawn, K, OneConvolution, one_convolution, stored, tiny_lrn, validation
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant", clip=None, optimizer="sgd", weight_decay=0.0)
-
-
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    """A process has one state of accelerate's; a test begins and ends without any."""
-    reset()
-    yield Accelerator(cpu=True)
-    reset()
-
-
-def reset() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 class Images(ImageViews):
