@@ -70,6 +70,7 @@ def page(rows: dict[str, Scores], classes: tuple[str, ...], training: dict[str, 
         "were chosen after a shorter training without them had been measured on these images; no other setting was. "
         "The LRN alone follows the front directly. For comparison, ESPNet with its published CamVid weights (Mehta et "
         "al., ECCV 2018) has 69.2 % mean IoU and 93.2 % pixel accuracy on the same images; we measured that apart.",
+        *(["", f"Note: {training['note']}"] if "note" in training else []),
         "",
         "## IoU by class",
         "",

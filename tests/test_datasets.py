@@ -1,5 +1,6 @@
 """Data sets on disk: what is read, and what is refused with its file's name."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from rectiseg.data.datasets import CamVid, Folder
+from rectiseg.data.datasets import CamVid, Folder, Subset, left_out
 from rectiseg.data.images import write_label_map
+from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.types import IGNORE_INDEX
 
 HEIGHT, WIDTH = 6, 9
@@ -178,3 +180,32 @@ def test_a_list_of_classes_in_another_encoding_is_refused(folder: Path):
 def test_a_missing_list_of_classes_is_asked_for(folder: Path):
     (folder / "classes.json").unlink()
     assert refusal_of(Folder, folder).startswith(f"{folder / 'classes.json'}: missing; write the classes there")
+
+
+@pytest.mark.parametrize(("count", "folds"), [(367, 2), (40, 5), (7, 7), (9, 2)])
+def test_every_sample_is_left_out_by_one_fold(count: int, folds: int):
+    parts = left_out(count, folds)
+    assert len(parts) == folds
+    assert sorted(index for part in parts for index in part) == list(range(count))
+    assert min(map(len, parts)) > 0
+
+
+def test_what_a_fold_leaves_out_lies_in_runs_and_folds_are_of_a_size():
+    parts = left_out(367, 2, runs=8)
+    for part in parts:
+        assert abs(len(part) - 367 / 2) <= 1
+        assert sum(later - earlier > 1 for earlier, later in itertools.pairwise(part)) == 7
+
+
+def test_one_fold_or_more_than_there_are_images_are_refused():
+    for folds in (1, 4):
+        with pytest.raises(ValueError, match=f"{folds} of 3"):
+            left_out(3, folds)
+
+
+def test_a_subset_gives_the_samples_of_its_indices():
+    whole = GeneratedScenes(5, 0, 21, 30)
+    part = Subset(whole, [3, 1])
+    assert (len(part), part.classes, part.palette) == (2, whole.classes, whole.palette)
+    assert [sample.name for sample in part] == [whole[3].name, whole[1].name]
+    assert torch.equal(part[1].image, whole[1].image)

@@ -3,15 +3,18 @@
 import csv
 import shutil
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from networks import random
+from rectiseg.data.confidences import Confidences, View
+from rectiseg.data.datasets import left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE
 from rectiseg.metrics import ConfusionMatrix
@@ -86,6 +89,32 @@ def test_a_folder_of_other_settings_is_refused_and_nothing_in_it_touched(trained
         with pytest.raises(ValueError, match=f"{trained / refused}.safetensors: trained with other settings"):
             made.run()
     assert contents(trained) == before
+
+
+@needs_weights
+def test_cross_fitted_refiners_learn_from_fronts_that_never_saw_the_image(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, folds=2)
+    made.run(("grn", "lrn"))
+    train, val = (made.datasets[split] for split in ("train", "val"))
+    grn = load(tmp_path / "grn.safetensors")
+    for name, refiner in (("front", None), ("grn", grn)):
+        with torch.inference_mode():
+            for fold, unseen in enumerate(left_out(len(train), 2)):
+                said(
+                    Confidences(train, tmp_path / "confidences" / name / "train"), f"front_fold{fold}", refiner, unseen
+                )
+            said(Confidences(val, tmp_path / "confidences" / name / "val"), "front", refiner, range(len(val)))
+
+
+def said(stored: Confidences, front_name: str, refiner: nn.Module | None, indices: Iterable[int]) -> None:
+    """These confidences are what that front said, and the refiner made of it."""
+    front = load(stored.folder.parents[2] / f"{front_name}.safetensors")
+    for index in indices:
+        image, _, logits, _ = stored.read(index, View())
+        expected = front(image[None])
+        expected = expected if refiner is None else refiner(image[None], expected)
+        torch.testing.assert_close(logits[None], expected, rtol=0, atol=2**-9 * float(expected.abs().max()))
 
 
 def test_rare_classes_weigh_more_by_the_recipes_power(tmp_path: Path):

@@ -7,7 +7,7 @@ confidences of front and GRN, and ``parser.safetensors``, the whole cascade.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, store_confidences
-from rectiseg.data.datasets import Dataset, Split
+from rectiseg.data.datasets import Dataset, Split, Subset, left_out
 from rectiseg.data.registry import DatasetName, open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.checkpoint import fingerprint, load, read_training, save, title
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
-from rectiseg.models.efficientnet_lite import EfficientNetLite, load_pretrained
-from rectiseg.models.encoder import load_encoder_weights
+from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN, TABLE_1
+from rectiseg.models.pretrained import EncoderName, pretrained_encoder
 from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
 from rectiseg.settings import Settings
@@ -36,15 +36,9 @@ from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
-EncoderName = Literal["lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101"]
 StageName = Literal["front", "grn", "lrn", "lrn_alone"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
-STANDS_ON: dict[StageName, tuple[StageName, ...]] = {
-    "front": (),
-    "grn": ("front",),
-    "lrn": ("front", "grn"),
-    "lrn_alone": ("front",),
-}
+STANDS_ON: dict[str, tuple[StageName, ...]] = {"grn": ("front",), "lrn": ("front", "grn"), "lrn_alone": ("front",)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class Recipe:
     lrn_widths: tuple[int, ...] = TABLE_1
     grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
     class_balance: float = 0.0  # the power of the median-frequency class weights of every stage's loss
+    folds: int = 0  # cross-fitting: refiners learn from fronts that never saw the image; 0: from the front itself
 
 
 class Training:
@@ -79,7 +74,7 @@ class Training:
         self.recipe = recipe
         self.output = output
         self.seed = seed
-        self.encoder_weights = encoder_weights
+        self.encoder_weights: Path | Literal["random"] | None = encoder_weights
         # Each stage has a precision of its own; several processes without an accelerator need to be told of the CPU.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
         self.reporter = reporter if reporter is not None and self.accelerator.is_main_process else Reporter()
@@ -119,13 +114,18 @@ class Training:
             "settings": json.dumps(asdict(self.recipe)),
         }
 
-    def key(self, name: StageName) -> str:
+    def key(self, name: str) -> str:
         """Twelve hexadecimal digits that change with every setting that this stage's weights follow from."""
         recipe = asdict(self.recipe)
-        stages = {"front": recipe.pop("front"), "grn": recipe.pop("grn"), "lrn": recipe.pop("lrn")}
-        stages["lrn_alone"] = stages["lrn"]
-        followed = [stages[stage] for stage in (*STANDS_ON[name], name)]
-        known = json.dumps([recipe, followed, self.seed, len(self.datasets["train"])], sort_keys=True)
+        settings = {stage: recipe.pop(stage) for stage in ("front", "grn", "lrn")}
+        stage = name.partition("_")[0]  # front_fold0 is trained as the front is, lrn_alone as the LRN
+        followed = [settings[before] for before in STANDS_ON.get(name, ())]
+        if stage == "front":
+            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from"):
+                del recipe[later]
+        if name == "front":
+            del recipe["folds"]
+        known = json.dumps([recipe, followed, settings[stage], self.seed, len(self.datasets["train"])], sort_keys=True)
         return hashlib.sha256(known.encode()).hexdigest()[:12]
 
     @cached_property
@@ -140,13 +140,28 @@ class Training:
         return class_weights(counts[: self.num_classes].tolist(), self.recipe.class_balance)
 
     def front(self) -> Front:
+        return self.front_of("front", self.datasets["train"], self.datasets["val"])
+
+    def front_of(self, name: str, train: Dataset, val: Dataset) -> Front:
         def build() -> Front:
             return Front(self.encoder(), self.num_classes)
 
         def samples(split: Split) -> ImageViews:
-            return ImageViews(self.datasets[split])
+            return ImageViews(train if split == "train" else val)
 
-        return cast(Front, self.trained("front", build, self.recipe.front, samples))
+        return cast(Front, self.trained(name, build, self.recipe.front, samples))
+
+    def fronts(self, split: Split) -> list[tuple[Front, Dataset]]:
+        """Who says what a refiner sees of which images: of those for training, fronts that were trained on others."""
+        dataset = self.datasets[split]
+        if split == "val" or self.recipe.folds == 0:
+            return [(self.front(), dataset)]
+        result: list[tuple[Front, Dataset]] = []
+        for fold, unseen in enumerate(left_out(len(dataset), self.recipe.folds)):
+            seen = sorted(set(range(len(dataset))) - set(unseen))
+            held_out = Subset(dataset, unseen)
+            result.append((self.front_of(f"front_fold{fold}", Subset(dataset, seen), held_out), held_out))
+        return result
 
     def grn(self) -> GRN:
         def build() -> GRN:
@@ -166,54 +181,46 @@ class Training:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
 
     def encoder(self) -> EfficientNetLite | ResNet:
-        """With pretrained weights from the given file, or of a Lite from the extra [lite]."""
-        name, weights = self.recipe.encoder, self.encoder_weights
-        if name.startswith("resnet"):
-            encoder = ResNet(int(name.removeprefix("resnet")))
-            if weights is None:
-                raise ValueError(
-                    f"{name} starts from ImageNet weights: name their file with --encoder-weights, "
-                    "or try the recipe with --encoder-weights random"
-                )
-            if isinstance(weights, Path):
-                load_encoder_weights(encoder, weights)
-            return encoder
-        encoder = EfficientNetLite(int(name.removeprefix("lite")))
-        return encoder if isinstance(weights, str) else load_pretrained(encoder, weights)
+        return pretrained_encoder(self.recipe.encoder, self.encoder_weights)
 
     def after_front(self, split: Split) -> ConfidenceViews:
         """What GRN, or an LRN alone, sees: the front's confidences."""
         scales = dict.fromkeys((*self.recipe.grn.scales, *self.recipe.lrn.scales))
-        return self.stored("front", split, self.front(), tuple(scales))
+        return self.stored("front", split, self.fronts(split), tuple(scales))
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
-        return self.stored("grn", split, CoarseCascade(self.front(), self.grn()), self.recipe.lrn.scales)
+        grn = self.grn()
+        cascades = [(CoarseCascade(front, grn), images) for front, images in self.fronts(split)]
+        return self.stored("grn", split, cascades, self.recipe.lrn.scales)
 
-    def stored(self, name: str, split: Split, parser: nn.Module, scales: tuple[float, ...]) -> ConfidenceViews:
-        """What a parser says of the images, stored once; of val only the images as they are."""
+    def stored(
+        self, name: str, split: Split, speakers: Sequence[tuple[nn.Module, Dataset]], scales: tuple[float, ...]
+    ) -> ConfidenceViews:
+        """What parsers say, each of its part of the images, stored once; of val only the images as they are."""
         folder = self.output / "confidences" / name / split
-        dataset = self.datasets[split]
         views = [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]
         processes = self.accelerator.num_processes
-        self.reporter.stage(f"confidences of {name}, {split}", len(dataset) // processes)
+        self.reporter.stage(f"confidences of {name}, {split}", len(self.datasets[split]) // processes)
+        source = ", ".join(f"{title(parser)} {fingerprint(parser)}" for parser, _ in speakers)
         with torch.inference_mode():
-            store_confidences(
-                parser.to(self.accelerator.device).eval(),
-                dataset,
-                folder,
-                views,
-                source=f"{title(parser)} {fingerprint(parser)}",
-                device=self.accelerator.device,
-                on_image=self.reporter.advance,
-                share=(self.accelerator.process_index, processes),
-            )
+            for parser, images in speakers:
+                store_confidences(
+                    parser.to(self.accelerator.device).eval(),
+                    images,
+                    folder,
+                    views,
+                    source,
+                    device=self.accelerator.device,
+                    on_image=self.reporter.advance,
+                    share=(self.accelerator.process_index, processes),
+                )
         self.accelerator.wait_for_everyone()
-        return ConfidenceViews(Confidences(dataset, folder))
+        return ConfidenceViews(Confidences(self.datasets[split], folder))
 
     def trained(
         self,
-        name: StageName,
+        name: str,
         build: Callable[[], nn.Module],
         settings: Settings,
         samples: Callable[[Split], ImageViews | ConfidenceViews],

@@ -33,6 +33,33 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+class Subset:
+    """Some of a data set's samples, by their indices there."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+        self.dataset = dataset
+        self.indices = indices
+        self.classes, self.palette = dataset.classes, dataset.palette
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+def left_out(count: int, folds: int, runs: int = 8) -> list[list[int]]:
+    """The samples that each of the folds leaves out: every sample once, in so many runs of neighbours a fold.
+
+    Neighbours in a video look alike: a sample between two that a front has seen would be no test of it. Fewer than two
+    folds, or more folds than samples, raise ValueError.
+    """
+    if not 2 <= folds <= count:
+        raise ValueError(f"cross-fitting takes two folds or more and no more than there are images: {folds} of {count}")
+    blocks = folds * min(runs, count // folds)
+    return [[index for index in range(count) if index * blocks // count % folds == fold] for fold in range(folds)]
+
+
 class PairedFiles:
     """Images and label maps of the same stem in two folders."""
 
