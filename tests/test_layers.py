@@ -39,9 +39,9 @@ BELOW = {
     "views": ["settings", "data"],
     "curves": ["data.images", "metrics"],
     "stage": ["models.checkpoint", "views", "curves"],
-    "train": ["stage", "progress", "machine"],
-    "recipes": ["train"],
-    "cli": ["recipes", "evaluate", "export", "batch", "server"],
+    "recipes": ["settings", "data", "models"],
+    "train": ["recipes", "stage", "progress", "machine"],
+    "cli": ["train", "evaluate", "export", "batch", "server"],
 }
 CORE_DISTRIBUTIONS = {"pillow": "PIL"}  # where the name to import is another one
 ONLY_IN = {"triton": "ops.propagate_triton"}

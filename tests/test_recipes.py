@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from rectiseg.models.lrn import NARROW
-from rectiseg.recipes import RECIPES, ade20k_paper, camvid_lite, camvid_paper, cityscapes_paper
+from rectiseg.recipes import RECIPES, Recipe, ade20k_paper, camvid_lite, camvid_paper, cityscapes_paper
 from rectiseg.settings import Settings, make_optimizer
-from rectiseg.train import Recipe
 from tiny_stage import tiny_lrn
 
 PAPERS = [ade20k_paper(), cityscapes_paper(), camvid_paper()]

@@ -21,9 +21,9 @@ from rectiseg.data import confidences
 from rectiseg.data.files import atomic_path
 from rectiseg.metrics import Scores
 from rectiseg.progress import Reporter
-from rectiseg.recipes import scenes_tiny
+from rectiseg.recipes import Recipe, scenes_tiny
 from rectiseg.settings import Settings
-from rectiseg.train import Recipe, Training
+from rectiseg.train import Training
 from tiny_stage import Drawn
 
 needs_weights = pytest.mark.skipif(

@@ -1,11 +1,31 @@
 """Experiments: the paper's settings and ours, one function each."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from rectiseg.models.lrn import NARROW
+from rectiseg.data.registry import DatasetName
+from rectiseg.models.lrn import NARROW, TABLE_1
+from rectiseg.models.pretrained import EncoderName
 from rectiseg.settings import Settings
-from rectiseg.train import Recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment: the data, the networks, and how each of them is trained."""
+
+    name: str
+    dataset: DatasetName
+    encoder: EncoderName
+    front: Settings
+    grn: Settings
+    lrn: Settings
+    iterations: int = 3
+    neighborhood: int = 7
+    lrn_widths: tuple[int, ...] = TABLE_1
+    grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
+    class_balance: float = 0.0  # the power of the median-frequency class weights of every stage's loss
+    folds: int = 0  # cross-fitting: refiners learn from fronts that never saw the image; 0: from the front itself
 
 
 def ade20k_paper() -> Recipe:

@@ -8,7 +8,7 @@ confidences of front and GRN, and ``parser.safetensors``, the whole cascade.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, store_confidences
 from rectiseg.data.datasets import Dataset, Split, Subset, left_out
-from rectiseg.data.registry import DatasetName, open_dataset
+from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.checkpoint import fingerprint, load, read_training, save, title
@@ -27,10 +27,11 @@ from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
-from rectiseg.models.lrn import LRN, TABLE_1
-from rectiseg.models.pretrained import EncoderName, pretrained_encoder
+from rectiseg.models.lrn import LRN
+from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
+from rectiseg.recipes import Recipe
 from rectiseg.settings import Settings
 from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
@@ -39,24 +40,6 @@ from rectiseg.views import ConfidenceViews, ImageViews
 StageName = Literal["front", "grn", "lrn", "lrn_alone"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
 STANDS_ON: dict[str, tuple[StageName, ...]] = {"grn": ("front",), "lrn": ("front", "grn"), "lrn_alone": ("front",)}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """An experiment: the data, the networks, and how each of them is trained."""
-
-    name: str
-    dataset: DatasetName
-    encoder: EncoderName
-    front: Settings
-    grn: Settings
-    lrn: Settings
-    iterations: int = 3
-    neighborhood: int = 7
-    lrn_widths: tuple[int, ...] = TABLE_1
-    grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
-    class_balance: float = 0.0  # the power of the median-frequency class weights of every stage's loss
-    folds: int = 0  # cross-fitting: refiners learn from fronts that never saw the image; 0: from the front itself
 
 
 class Training:
