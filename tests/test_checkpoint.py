@@ -181,13 +181,13 @@ def test_a_write_that_fails_leaves_the_old_file_whole(saved: Path, monkeypatch: 
         path.write_bytes(b"half a file")
         raise OSError("no space left on device")
 
-    before = saved.read_bytes()
+    before, lrn = saved.read_bytes(), tiny_lrn()
     monkeypatch.setattr(checkpoint, "save_file", disk_is_full)
     for path in (saved, saved.with_name("new.safetensors")):
         with pytest.raises(OSError, match="no space"):
-            save(tiny_lrn(), path)
+            save(lrn, path)
         with pytest.raises(OSError, match="no space"):
-            save_state(path, tiny_lrn(), None, {})
+            save_state(path, lrn, torch.optim.SGD(lrn.parameters()), {})
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
     assert saved.read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_a_training_goes_on_from_its_state_as_if_it_had_not_stopped(tmp_path: Pa
 
 def test_half_a_state_is_refused(tmp_path: Path):
     path, lrn = tmp_path / "state.safetensors", tiny_lrn()
-    save_state(path, lrn, None, {})
+    save_state(path, lrn, torch.optim.SGD(lrn.parameters()), {})
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=f"{path}: not a whole training state; delete it to start this stage again"):
         load_state(path, lrn, torch.optim.AdamW(lrn.parameters()))

@@ -135,6 +135,15 @@ def test_rare_classes_weigh_more_by_the_recipes_power(tmp_path: Path):
 
 
 @needs_weights
+def test_class_weights_that_a_stage_names_itself_are_used_without_balance(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, front=replace(made.recipe.front, class_weights=(0.0,) * len(SCENE_CLASSES)))
+    made.run(("front",))
+    with (tmp_path / "front" / "curves.csv").open(newline="") as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [0.0, 0.0]
+
+
+@needs_weights
 def test_no_refiner_falls_behind_its_input(trained: Path):
     """By more than one pixel in 500; and the whole cascade is better than the front alone."""
     parts = {name: load(trained / f"{name}.safetensors") for name in ("front", "grn", "lrn", "lrn_alone")}

@@ -187,7 +187,7 @@ def confidences(
     from rectiseg.data.confidences import View, store_confidences
     from rectiseg.data.registry import open_dataset
     from rectiseg.evaluate import check_classes
-    from rectiseg.models.checkpoint import fingerprint, load_parser, title
+    from rectiseg.models.checkpoint import identity, load_parser
     from rectiseg.progress import ProgressReporter
 
     samples = open_dataset(dataset, data, split)
@@ -197,9 +197,7 @@ def confidences(
     views = [View(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     with ProgressReporter() as reporter, torch.inference_mode():
         reporter.stage("confidences", len(samples))
-        store_confidences(
-            front, samples, output, views, f"{title(front)} {fingerprint(front)}", device, reporter.advance
-        )
+        store_confidences(front, samples, output, views, identity(front), device, reporter.advance)
     return 0
 
 
@@ -209,7 +207,7 @@ def device_named(name: str) -> str:
 
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"--device {name} cannot be used here ({reason}): choose another, such as cpu") from error
     return name

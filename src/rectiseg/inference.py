@@ -214,7 +214,7 @@ def write(
     """The label map, last, and what else was asked for: each file whole or not at all."""
     job.labels.parent.mkdir(parents=True, exist_ok=True)
     if probabilities:
-        tensors = {"probabilities": prediction.logits.softmax(dim=0).half().contiguous()}
+        tensors = {"probabilities": prediction.logits.softmax(dim=0).half()}
         with atomic_path(job.probabilities) as path:
             save_file(tensors, path, {"classes": json.dumps(list(classes))})
     if overlay:

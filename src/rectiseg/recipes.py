@@ -82,7 +82,7 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(refiner, phases=((8, 6e-4),), validate_every=4),
+        grn=replace(refiner, phases=((6, 6e-4),), validate_every=3),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
         lrn_widths=NARROW,
         class_balance=0.5,

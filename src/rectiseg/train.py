@@ -22,7 +22,7 @@ from rectiseg.data.datasets import Dataset, Split, Subset, left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
-from rectiseg.models.checkpoint import fingerprint, load, read_training, save, title
+from rectiseg.models.checkpoint import identity, load, read_training, save
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -185,7 +185,7 @@ class Training:
         views = [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]
         processes = self.accelerator.num_processes
         self.reporter.stage(f"confidences of {name}, {split}", len(self.datasets[split]) // processes)
-        source = ", ".join(f"{title(parser)} {fingerprint(parser)}" for parser, _ in speakers)
+        source = ", ".join(identity(parser) for parser, _ in speakers)
         with torch.inference_mode():
             for parser, images in speakers:
                 store_confidences(
@@ -217,7 +217,8 @@ class Training:
                 )
             return load(path)
         train, val = samples("train"), samples("val")  # first: they may train the stages before this one
-        settings = replace(settings, class_weights=self.class_weights)
+        if self.class_weights is not None:
+            settings = replace(settings, class_weights=self.class_weights)
         torch.manual_seed(self.seed)
         stage = build().to(self.accelerator.device)
 

@@ -183,16 +183,18 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def save_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None, about: Mapping[str, str]
-) -> None:
+def identity(module: nn.Module) -> str:
+    """A model's title and fingerprint: what a store of its confidences is known by."""
+    return f"{title(module)} {fingerprint(module)}"
+
+
+def save_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, about: Mapping[str, str]) -> None:
     """A training's state: weights, the optimizer's moments, and a few words, whole or not at all."""
     tensors = {f"weights.{name}": value for name, value in module.state_dict().items()}
-    if optimizer is not None:
-        for index, entries in optimizer.state_dict()["state"].items():
-            for name, value in entries.items():
-                if value is not None:
-                    tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, about)
 
