@@ -1,13 +1,13 @@
-"""Data sets on disk: CamVid as SegNet laid it out, and a plain folder of images and labels."""
+"""Data sets on disk: pairs of files; CamVid as SegNet laid it out, and a plain folder of images and labels."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 
 from rectiseg.data.images import IMAGE_SUFFIXES, read_image, read_label_map
@@ -61,28 +61,23 @@ def left_out(count: int, folds: int, runs: int = 8) -> list[list[int]]:
 
 
 class PairedFiles:
-    """Images and label maps of the same stem in two folders."""
+    """Images and label maps, pair by pair.
+
+    ``indices`` says what the values of a label map stand for, by their position: a class index, or IGNORE_INDEX. The
+    value IGNORE_INDEX itself is ignored in every data set.
+    """
 
     def __init__(
         self,
-        images: Path,
-        labels: Path,
+        pairs: Sequence[tuple[Path, Path]],
         classes: Sequence[str],
         palette: Sequence[tuple[int, int, int]],
-        void: int | None = None,
+        indices: Sequence[int],
     ):
+        self.pairs = pairs
         self.classes = tuple(classes)
         self.palette = tuple(palette)
-        self.void = void
-        pictures, maps = files_by_stem(images), files_by_stem(labels)
-        if lonely := sorted(pictures.keys() ^ maps.keys()):
-            there, absent = (images, labels) if lonely[0] in pictures else (labels, images)
-            raise ValueError(
-                f"{there}: {len(lonely)} files have no partner of the same name in {absent}, the first is {lonely[0]}"
-            )
-        if not pictures:
-            raise ValueError(f"{images}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))} are read)")
-        self.pairs = [(pictures[stem], maps[stem]) for stem in sorted(pictures)]
+        self.indices = indices
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -90,15 +85,13 @@ class PairedFiles:
     def __getitem__(self, index: int) -> Sample:
         image_path, label_path = self.pairs[index]
         image = read_image(image_path)
-        labels = read_label_map(label_path).astype(np.int64)
-        if labels.shape != image.shape[1:]:
+        stored = read_label_map(label_path)
+        if stored.shape != image.shape[1:]:
             raise ValueError(
-                f"{label_path}: the label map is {labels.shape[1]}x{labels.shape[0]}, "
+                f"{label_path}: the label map is {stored.shape[1]}x{stored.shape[0]}, "
                 f"its image {image.shape[2]}x{image.shape[1]}: both need one size"
             )
-        if self.void is not None:
-            labels[labels == self.void] = IGNORE_INDEX
-        refuse_unknown_labels(labels, len(self.classes), label_path)
+        labels = class_indices(stored, self.indices, label_path)
         return Sample(image, torch.from_numpy(labels), image_path.stem)
 
 
@@ -137,7 +130,8 @@ class CamVid(PairedFiles):
 
     def __init__(self, root: str | Path, split: Split = "train"):
         root = Path(root)
-        super().__init__(root / split, root / f"{split}annot", self.CLASSES, self.PALETTE, void=11)
+        pairs = pairs_by_stem(root / split, root / f"{split}annot")
+        super().__init__(pairs, self.CLASSES, self.PALETTE, (*range(11), IGNORE_INDEX))
 
 
 class Folder(PairedFiles):
@@ -152,7 +146,7 @@ class Folder(PairedFiles):
         root = Path(root)
         classes, palette = read_classes(root / "classes.json")
         folder = root / split if (root / split).is_dir() else root
-        super().__init__(folder / "images", folder / "labels", classes, palette)
+        super().__init__(pairs_by_stem(folder / "images", folder / "labels"), classes, palette, range(len(classes)))
 
 
 def read_classes(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
@@ -174,10 +168,27 @@ def read_classes(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
     return classes, palette
 
 
+def pairs_by_stem(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    """Images and label maps of the same stem in two folders."""
+    return paired(images, files_by_stem(images), labels, files_by_stem(labels))
+
+
+def paired(
+    images: Path, pictures: Mapping[str, Path], labels: Path, maps: Mapping[str, Path]
+) -> list[tuple[Path, Path]]:
+    """Pictures of the folder `images` and maps of the folder `labels` that have one key, in the order of the keys."""
+    if lonely := sorted(pictures.keys() ^ maps.keys()):
+        there, absent = (images, labels) if lonely[0] in pictures else (labels, images)
+        raise ValueError(
+            f"{there}: {len(lonely)} files have no partner of the same name in {absent}, the first is {lonely[0]}"
+        )
+    return [(pictures[key], maps[key]) for key in sorted(pictures)]
+
+
 def files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: this folder is missing")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [path for path in files_below(folder, "*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise ValueError(f"{folder}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))} are read)")
     by_stem = {path.stem: path for path in files}
     if len(by_stem) < len(files):
         twice = next(path for path in files if by_stem[path.stem] != path)
@@ -185,9 +196,24 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def refuse_unknown_labels(labels: np.ndarray, num_classes: int, path: Path) -> None:
-    unknown = (labels >= num_classes) & (labels != IGNORE_INDEX)
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: this folder is missing")
+    return sorted(folder.glob(pattern))
+
+
+def class_indices(
+    stored: Integer[np.ndarray, "height width"], indices: Sequence[int], path: Path
+) -> Int64[np.ndarray, "height width"]:
+    """What the stored values stand for; one without a place in ``indices`` is refused in the name of its file."""
+    unknown = (stored >= len(indices)) & (stored != IGNORE_INDEX)
     if unknown.any():
+        known = [value for value, index in enumerate(indices) if index != IGNORE_INDEX]
+        ignored = [value for value, index in enumerate(indices) if index == IGNORE_INDEX] + [IGNORE_INDEX]
         raise ValueError(
-            f"{path}: label {labels[unknown][0]} is outside 0..{num_classes - 1} and is not {IGNORE_INDEX} (ignored)"
+            f"{path}: label {stored[unknown][0]} is outside {known[0]}..{known[-1]} "
+            f"and is not ignored ({', '.join(map(str, ignored))})"
         )
+    table = np.full(IGNORE_INDEX + 1, IGNORE_INDEX, np.int64)
+    table[: len(indices)] = indices
+    return table[stored]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from rectiseg.data.ade20k import ADE20K
+from rectiseg.data.cityscapes import Cityscapes
 from rectiseg.data.datasets import CamVid, Dataset, Folder, Split
 from rectiseg.data.scenes import GeneratedScenes
 
@@ -15,8 +17,5 @@ def open_dataset(name: DatasetName, root: Path | None, split: Split) -> Dataset:
         return GeneratedScenes(128, seed=0) if split == "train" else GeneratedScenes(24, seed=1)
     if root is None:
         raise ValueError(f"the data set {name} lies in a folder: name it with --data")
-    if name == "camvid":
-        return CamVid(root, split)
-    if name == "folder":
-        return Folder(root, split)
-    raise ValueError(f"there is no reader for {name} yet: camvid, folder and scenes can be read")
+    readers = {"camvid": CamVid, "folder": Folder, "cityscapes": Cityscapes, "ade20k": ADE20K}
+    return readers[name](root, split)
