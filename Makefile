@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOO_OLD := rectiseg needs Python 3.11 or newer, and $(PYTHON) is older or missing: name another, as in "make PYTHON=python3.12 setup".
 
-# Other libraries' models and pictures, which only tests look at. Without their dependencies: torchvision's and timm's
+# Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's and timm's
 # would bring a second torch.
-ORACLES := timm torchvision scikit-image
+ORACLES := timm torchvision scikit-image torchmetrics lightning-utilities cityscapesScripts
 
 REUSED_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
@@ -26,6 +26,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt $(PIP_EXTRA)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps $(ORACLES) -c constraints.txt $(PIP_EXTRA)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps pydensecrf2 -c constraints.txt $(PIP_EXTRA) \
+		|| echo "pydensecrf2 needs a C++ compiler, and its build failed: the tests of the dense CRF will be skipped."
 	@$(BIN)/python -m rectiseg.ops
 	@touch $@
 

@@ -1,13 +1,25 @@
 """Measures of label maps, against going from pixel to pixel."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rectiseg.metrics import ConfusionMatrix, class_weights, scores_of
+from oracles import mend_torchvision
+from rectiseg.metrics import (
+    ConfusionMatrix,
+    FrequencyWeightedIoU,
+    MeanIoU,
+    Measure,
+    PixelAccuracy,
+    class_weights,
+    scores_of,
+)
 from rectiseg.types import IGNORE_INDEX
 
 NUM_CLASSES = 5
@@ -51,6 +63,46 @@ def test_iou_and_accuracy_agree_with_going_from_pixel_to_pixel():
     assert scores.iou == pytest.approx(iou)
     assert scores.mean_iou == pytest.approx(sum(iou) / NUM_CLASSES)
     assert scores.pixel_accuracy == pytest.approx(sum(label == guess for label, guess in pairs) / len(pairs))
+    expected = sum(iou[label] for label, _ in pairs) / len(pairs)  # each annotated pixel votes with its class's
+    assert scores.frequency_weighted_iou == pytest.approx(expected)
+
+
+def test_iou_agrees_with_torchmetrics():
+    mend_torchvision()
+    jaccard = pytest.importorskip("torchmetrics.functional.classification").multiclass_jaccard_index
+    prediction, labels = label_maps()
+    for average, expected in (("none", "iou"), ("macro", "mean_iou"), ("weighted", "frequency_weighted_iou")):
+        theirs = jaccard(prediction, labels, NUM_CLASSES, average, IGNORE_INDEX).tolist()
+        assert getattr(measured(prediction, labels).scores(), expected) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_iou_agrees_with_cityscapes_own_script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyquaternion", SimpleNamespace(Quaternion=None))  # for boxes in space only
+    script = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    prediction, labels = label_maps()
+    identifiers = np.zeros(IGNORE_INDEX + 1, np.int64)  # 0 is theirs for unlabelled
+    identifiers[:NUM_CLASSES] = [script.trainId2label[index].id for index in range(NUM_CLASSES)]
+    matrix = np.zeros((34, 34), np.int64)
+    np.add.at(matrix, (identifiers[labels], identifiers[prediction]), 1)
+    arguments = SimpleNamespace(evalLabels=list(range(34)))
+    theirs = [script.getIouScoreForLabel(int(index), matrix, arguments) for index in identifiers[:NUM_CLASSES]]
+    assert measured(prediction, labels).scores().iou == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("measure", "score"),
+    [(PixelAccuracy, "pixel_accuracy"), (MeanIoU, "mean_iou"), (FrequencyWeightedIoU, "frequency_weighted_iou")],
+)
+def test_measures_of_single_images_add_up_to_the_scores_of_all(measure: type[MeanIoU], score: str):
+    prediction, labels = label_maps()
+    images = torch.stack([measure(NUM_CLASSES).counts(*maps) for maps in zip(prediction, labels, strict=True)])
+    assert isinstance(measure(NUM_CLASSES), Measure)
+    assert float(measure(NUM_CLASSES).value(images.sum(dim=0))) == getattr(measured(prediction, labels).scores(), score)
+    alone = [
+        getattr(measured(*(maps[None] for maps in pair)).scores(), score)
+        for pair in zip(prediction, labels, strict=True)
+    ]
+    assert measure(NUM_CLASSES).value(images).tolist() == pytest.approx(alone)
 
 
 def test_maps_may_come_in_parts():
@@ -66,6 +118,7 @@ def test_a_perfect_prediction_scores_one():
     _, labels = label_maps()
     scores = measured(labels.where(labels != IGNORE_INDEX, 0), labels).scores()
     assert (scores.pixel_accuracy, scores.mean_iou, scores.iou) == (1.0, 1.0, (1.0,) * NUM_CLASSES)
+    assert scores.frequency_weighted_iou == 1.0
 
 
 def test_ignored_pixels_are_never_counted():
@@ -106,6 +159,7 @@ def test_where_all_is_ignored_scores_are_nan():
     for scores in (measured(torch.zeros_like(labels), labels).scores(), ConfusionMatrix(NUM_CLASSES).scores()):
         assert math.isnan(scores.pixel_accuracy)
         assert math.isnan(scores.mean_iou)
+        assert math.isnan(scores.frequency_weighted_iou)
         assert len(scores.iou) == NUM_CLASSES
         assert scores.classes_counted == 0
 

@@ -31,8 +31,8 @@ def evaluate_parser(
             sample = dataset[index]
             image = sample.image[None].to(device)
             rows = dict(cumulative(stages(parser, image)))
-            front = next(iter(rows.values()))
-            rows |= {f"front +{name}": refiner(image, front) for name, refiner in refiners.items()}
+            start, front = next(iter(rows.items()))
+            rows |= {f"{start} +{name}": refiner(image, front) for name, refiner in refiners.items()}
             for name, logits in rows.items():
                 matrix = matrices.setdefault(name, ConfusionMatrix(num_classes))
                 matrix.update(logits.argmax(dim=1).cpu(), sample.labels[None])
@@ -62,7 +62,9 @@ def as_table(rows: Mapping[str, Scores], classes: Sequence[str]) -> Table:
     """Per cent: one column a row of scores, one line a class."""
     table = Table("", *rows, title="per cent")
     table.add_row("mean IoU", *(percent(scores.mean_iou) for scores in rows.values()))
-    table.add_row("pixel accuracy", *(percent(scores.pixel_accuracy) for scores in rows.values()), end_section=True)
+    table.add_row("pixel accuracy", *(percent(scores.pixel_accuracy) for scores in rows.values()))
+    weighted = (percent(scores.frequency_weighted_iou) for scores in rows.values())
+    table.add_row("frequency-weighted IoU", *weighted, end_section=True)
     for index, name in enumerate(classes):
         table.add_row(name, *(percent(scores.iou[index]) for scores in rows.values()))
     counted = next(iter(rows.values())).classes_counted
@@ -76,6 +78,7 @@ def as_json(rows: Mapping[str, Scores], classes: Sequence[str]) -> dict[str, Any
         name: {
             "mean_iou": scores.mean_iou,
             "pixel_accuracy": scores.pixel_accuracy,
+            "frequency_weighted_iou": scores.frequency_weighted_iou,
             "classes_counted": scores.classes_counted,
             "iou": {label: None if math.isnan(iou) else iou for label, iou in zip(classes, scores.iou, strict=True)},
         }
