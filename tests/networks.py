@@ -38,12 +38,14 @@ class TinyEncoder(nn.Module):
         self.out_channels = out_channels
         self.stem = nn.Conv2d(3, out_channels, kernel_size, stride=8, padding=kernel_size // 2)
 
+        self.blocks = nn.Sequential(nn.ReLU())
+
     @property
     def first_convolution(self) -> nn.Conv2d:
         return self.stem
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.stem(image).relu()
+        return self.blocks(self.stem(image))
 
 
 @cache

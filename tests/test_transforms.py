@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from rectiseg.data.transforms import LUMA, coin, draw, jittered, random_crop, scaled, view_image, view_labels
+from rectiseg.data.transforms import LUMA, coin, draw, jittered, random_crop, view_image, view_labels
+from rectiseg.ops.resize import scaled
 from rectiseg.types import IGNORE_INDEX
 
 HEIGHT, WIDTH = 13, 17  # 221 pixels: a label names its pixel

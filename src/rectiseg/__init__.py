@@ -8,6 +8,7 @@ from rectiseg.models.checkpoint import load, save
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
@@ -23,10 +24,12 @@ __all__ = [
     "Cascade",
     "Coefficients",
     "EfficientNetLite",
+    "Ensemble",
     "Front",
     "Image",
     "LabelMap",
     "Logits",
+    "MultiScale",
     "Parallel",
     "Parser",
     "Refiner",

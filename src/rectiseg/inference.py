@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from rectiseg import visualize
 from rectiseg.data.files import atomic_path, save_file
 from rectiseg.data.images import find_images, read_image, write_label_map
+from rectiseg.data.submissions import Benchmark, in_official_ids
 from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.types import Image, Logits, Parser, Refiner
 
 
@@ -108,6 +110,7 @@ def predict_files(
     overlay: bool = False,
     panel: bool = False,
     probabilities: bool = False,
+    ids: Benchmark | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
     """Do the jobs, one image at a time, where the parser is; the images that could not be done come back.
@@ -133,7 +136,16 @@ def predict_files(
             if len(prediction.logits) != len(classes):
                 raise ValueError(f"the parser knows {len(prediction.logits)} classes, {len(classes)} were named")
             try:
-                write(job, prediction, classes, palette, overlay=overlay, panel=panel, probabilities=probabilities)
+                write(
+                    job,
+                    prediction,
+                    classes,
+                    palette,
+                    overlay=overlay,
+                    panel=panel,
+                    probabilities=probabilities,
+                    ids=ids,
+                )
             except OSError as error:
                 raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
         on_image()
@@ -171,11 +183,11 @@ def predict(parser: Parser, image: Float[Tensor, "3 height width"]) -> Predictio
 def stages(parser: Parser, image: Image) -> Iterator[tuple[str, Logits]]:
     """The confidence maps after the front, named "front", and after each refiner, named "+GRN" and the like.
 
-    Each is computed once, when it is asked for. A parser that is no SceneParser is all front.
+    Each is computed once, when it is asked for. A parser that is no SceneParser is all front, or "fused".
     """
     front, refiners = unrolled(parser)
     logits = front(image)
-    yield "front", logits
+    yield "fused" if isinstance(front, MultiScale | Ensemble) else "front", logits
     for refiner in refiners:
         logits = refiner(image, logits)
         yield f"+{type(refiner).__name__}", logits
@@ -210,6 +222,7 @@ def write(
     overlay: bool,
     panel: bool,
     probabilities: bool,
+    ids: Benchmark | None,
 ) -> None:
     """The label map, last, and what else was asked for: each file whole or not at all."""
     job.labels.parent.mkdir(parents=True, exist_ok=True)
@@ -225,4 +238,7 @@ def write(
         picture = visualize.panel(prediction.image, prediction.stages, classes, palette)
         with atomic_path(job.panel) as path:
             picture.save(path)
-    write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)
+    if ids is None:
+        write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)
+    else:
+        write_label_map(job.labels, in_official_ids(prediction.labels, ids))

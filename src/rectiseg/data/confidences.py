@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rectiseg.data.datasets import Dataset, Sample
 from rectiseg.data.files import atomic_path, save_file
-from rectiseg.data.transforms import scaled, view_image, view_labels
+from rectiseg.data.transforms import view_image, view_labels
+from rectiseg.ops.resize import scaled
 from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
 from rectiseg.types import Image, Parser
 
@@ -130,11 +131,11 @@ class Confidences:
     def __init__(self, dataset: Dataset, folder: str | Path):
         self.dataset = dataset
         self.folder = Path(folder)
-        about = read_about(self.folder)
-        if tuple(about["classes"]) != tuple(dataset.classes):
+        self.about = read_about(self.folder)
+        if tuple(self.about["classes"]) != tuple(dataset.classes):
             raise ValueError(f"{folder}: these confidences are of other classes than the data set's")
-        self.views = tuple(view_of(key) for key in about["views"])
-        self.coarse = about["coarse"]
+        self.views = tuple(view_of(key) for key in self.about["views"])
+        self.coarse = self.about["coarse"]
 
     def __len__(self) -> int:
         return len(self.dataset)

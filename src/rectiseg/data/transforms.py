@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from rectiseg.ops.resize import resized, scaled
 from rectiseg.types import IGNORE_INDEX
 
 OneImage = Float[Tensor, "3 height width"]
@@ -29,9 +30,7 @@ def coin(generator: Generator) -> bool:
 
 def view_image(image: OneImage, scale: float, flip: bool) -> ViewedImage:
     """The image at another scale, and mirrored: what a front sees when its output for this view is stored."""
-    if scale != 1:
-        size = scaled(image.shape[-2:], scale)
-        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(0, 1)
+    image = resized(image[None], scaled(image.shape[-2:], scale))[0].clamp(0, 1)
     return image.flip(-1) if flip else image
 
 
@@ -50,11 +49,6 @@ def jittered(image: OneImage, amount: float, generator: Generator) -> OneImage:
     image = image.mean() + contrast * (image - image.mean())
     grey = (image * torch.tensor(LUMA).view(3, 1, 1)).sum(dim=0, keepdim=True)
     return (grey + saturation * (image - grey)).clamp(0, 1)
-
-
-def scaled(size: torch.Size | tuple[int, int], scale: float) -> tuple[int, int]:
-    height, width = size
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def random_crop(

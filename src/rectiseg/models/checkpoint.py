@@ -18,15 +18,24 @@ from torch import Tensor, nn
 
 from rectiseg.data.files import atomic_path, save_file
 from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
+from rectiseg.models.context import MultiScaleContext
+from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
+from rectiseg.models.zoo.espnet import ESPNet
 
 KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
-    for kind in (SceneParser, CoarseCascade, Cascade, Parallel, Front, GRN, LRN, ResNet, EfficientNetLite)
+    for kind in (
+        *(SceneParser, CoarseCascade, Cascade, Parallel),
+        *(Front, ESPNet, MultiScale, Ensemble),
+        *(GRN, LRN, MultiScaleContext, FullyConnectedCRF),
+        *(ResNet, EfficientNetLite),
+    )
 }
 FORMAT = 1
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
@@ -104,7 +113,7 @@ def load(path: str | Path | None = None) -> nn.Module:
 def load_parser(path: str | Path | None = None) -> SceneParser:
     """`load`, and a parser it must be; a front alone becomes one that nothing refines."""
     model = load(path)
-    if isinstance(model, Front):
+    if isinstance(model, Front | ESPNet):
         return SceneParser(model, Cascade())
     if not isinstance(model, SceneParser):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines; a parser is needed here")
@@ -116,7 +125,7 @@ def load_refiner(path: str | Path | None = None) -> nn.Module:
     model = load(path)
     if isinstance(model, SceneParser):
         return model.refiner
-    if not isinstance(model, GRN | LRN | Cascade | Parallel):
+    if not isinstance(model, GRN | LRN | MultiScaleContext | FullyConnectedCRF | Cascade | Parallel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines nothing; a refiner is needed here")
     return model
 

@@ -1,6 +1,7 @@
 """Figure 4 and its variants: parsers with refiners, refiners one after another or side by side."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -84,5 +85,15 @@ class Parallel(nn.Module):
         self.refiners = nn.ModuleList(refiners)
 
     def forward(self, image: Image, logits: Logits) -> Logits:
-        log_probabilities = torch.stack([refiner(image, logits).log_softmax(dim=1) for refiner in self.refiners])
-        return log_probabilities.logsumexp(dim=0) - math.log(len(self.refiners))
+        return log_mean_probability(refiner(image, logits) for refiner in self.refiners)
+
+
+def log_mean_probability(answers: Iterable[Logits]) -> Logits:
+    """The logarithm of the mean of their probabilities, which are logits again; holds one answer at a time."""
+    total, count = None, 0
+    for logits in answers:
+        log_probabilities = logits.log_softmax(dim=1)
+        total = log_probabilities if total is None else torch.logaddexp(total, log_probabilities)
+        count += 1
+    assert total is not None
+    return total - math.log(count)

@@ -28,6 +28,11 @@ class Encoder(Protocol):
     """The pixel on which cell 0 is centred, from 0 at the image's first; cell i is output_stride * i further on."""
 
     @property
+    def blocks(self) -> nn.Sequential:
+        """Its parts one after another, less the first convolution."""
+        ...
+
+    @property
     def first_convolution(self) -> nn.Conv2d:
         """For GRN to widen in place, by its weight and in_channels.
 

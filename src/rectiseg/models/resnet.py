@@ -124,6 +124,10 @@ class ResNet(nn.Module):
     def first_convolution(self) -> nn.Conv2d:
         return self.conv1
 
+    @property
+    def blocks(self) -> nn.Sequential:
+        return nn.Sequential(*self.layer1, *self.layer2, *self.layer3, *self.layer4)
+
     def forward(self, image: Normalized) -> Features:
         features = self.maxpool(F.relu(self.bn1(self.conv1(image)), inplace=True))
         return self.layer4(self.layer3(self.layer2(self.layer1(features))))
