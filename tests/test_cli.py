@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,15 +13,23 @@ import torch
 from PIL import Image
 
 from rectiseg import cli
+from rectiseg.data.images import read_image
+from rectiseg.data.registry import DatasetName
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
-from rectiseg.models.checkpoint import save
+from rectiseg.data.submissions import official_ids
+from rectiseg.models.checkpoint import load_parser, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.models.fusion import MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
+from rectiseg.models.pretrained import EncoderName
+from rectiseg.recipes import RECIPES
+from rectiseg.train import StageName
 
-COMMANDS = ("predict", "evaluate", "train", "confidences")
+STREET = Path(__file__).parent.parent / "examples" / "street.jpg"
+COMMANDS = ("predict", "evaluate", "train", "confidences", "table2")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +91,48 @@ def test_a_broken_image_is_named_and_the_others_are_done(
     assert "Traceback" not in said
 
 
+def test_several_views_are_fused_into_one_answer(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
+    views = ("--scales", "0.5", "1.0", "--flip")
+    arguments = ("predict", scenes / "images" / "0.png", "-o", tmp_path / "out", "--model", model, "--panel", *views)
+    assert status_of(monkeypatch, *arguments) == 0
+    labels = np.asarray(Image.open(tmp_path / "out" / "0.png"))
+    image = read_image(scenes / "images" / "0.png")[None]
+    with torch.inference_mode():
+        expected = MultiScale(load_parser(model), (0.5, 1.0), flip=True)(image).argmax(dim=1)[0]
+    assert np.array_equal(labels, expected)
+    scores = tmp_path / "scores.json"
+    arguments = ("evaluate", model, "--dataset", "folder", "--data", scenes, "--json", scores, *views)
+    assert status_of(monkeypatch, *arguments) == 0
+    assert list(json.loads(scores.read_text())) == ["fused"]
+
+
+def test_label_maps_hold_official_ids_on_request(scenes: Path, tmp_path: Path, monkeypatch):
+    torch.manual_seed(0)
+    front = Front(EfficientNetLite(0), 19)
+    save(SceneParser(front, Cascade()), tmp_path / "front.safetensors")
+    maps = []
+    for ids in ((), ("--ids", "cityscapes")):
+        output = tmp_path / f"out{len(ids)}"
+        model = ("--model", tmp_path / "front.safetensors")
+        assert status_of(monkeypatch, "predict", scenes / "images" / "0.png", "-o", output, *model, *ids) == 0
+        maps.append(np.asarray(Image.open(output / "0.png")))
+    assert np.array_equal(maps[1], np.array(official_ids("cityscapes"))[maps[0]])
+
+
+@pytest.mark.parametrize(
+    ("offered", "known"),
+    [
+        (cli.DatasetChoice, get_args(DatasetName)),
+        (cli.EncoderChoice, get_args(EncoderName)),
+        (cli.RecipeName, RECIPES),
+        (cli.StageChoice, get_args(StageName)),
+    ],
+    ids=["data sets", "encoders", "recipes", "stages"],
+)
+def test_the_command_line_offers_all_that_there_is(offered: object, known: Collection[str]):
+    assert set(get_args(offered)) == set(known)
+
+
 def test_evaluate_measures_every_stage_and_writes_json(model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys):
     scores = tmp_path / "scores.json"
     arguments = ("--dataset", "folder", "--data", scenes, "--split", "val", "--json", scores, "--refiner", model)
@@ -106,6 +158,11 @@ def test_confidences_are_stored_once(model: Path, scenes: Path, tmp_path: Path, 
     [
         (("predict", "missing.jpg", "-o", "out"), "missing.jpg"),
         (("predict", "-o", "out"), "no image was given"),
+        (
+            ("predict", "street.jpg", "-o", "out", "--ids", "cityscapes", "--panel"),
+            "--ids cityscapes: the official tool",
+        ),
+        (("predict", STREET, "-o", "out", "--ids", "ade20k"), "the model knows 11 classes, ade20k has 150"),
         (("evaluate", "missing.safetensors", "--dataset", "scenes"), "missing.safetensors"),
         (("evaluate", "--data", "missing"), "missing"),
         (("evaluate",), "--data"),

@@ -15,7 +15,7 @@ of_every_paper_recipe = pytest.mark.parametrize("recipe", PAPERS, ids=[recipe.na
 
 
 def stages(recipe: Recipe) -> dict[str, Settings]:
-    return {"front": recipe.front, "grn": recipe.grn, "lrn": recipe.lrn}
+    return {"front": recipe.front, "grn": recipe.grn, "lrn": recipe.lrn, "context": recipe.context}
 
 
 @of_every_paper_recipe
@@ -66,7 +66,7 @@ def test_the_papers_optimizer_is_plain_sgd(recipe: Recipe):
 @of_every_paper_recipe
 def test_batch_norm_is_frozen_where_it_was_pretrained_and_only_there(recipe: Recipe):
     frozen = {name: settings.frozen_batch_norm for name, settings in stages(recipe).items()}
-    assert frozen == {"front": True, "grn": True, "lrn": False}
+    assert frozen == {"front": True, "grn": True, "lrn": False, "context": True}
 
 
 @of_every_paper_recipe

@@ -17,8 +17,9 @@ from networks import TinyEncoder
 from rectiseg.metrics import Scores
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
+from rectiseg.models.resnet import ResNet
 from rectiseg.settings import Settings
-from rectiseg.stage import Run, train_stage
+from rectiseg.stage import Run, recomputing, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ImageViews, TrainingData
 from tiny_stage import SCENES, SETTINGS, Drawn, K, OneConvolution, one_convolution, stored, tiny_lrn, validation
@@ -115,6 +116,43 @@ def test_a_batch_larger_than_the_data_takes_samples_twice(accelerator: Accelerat
     run = run_of(accelerator, replace(PLAIN, batch=11), data=(data := Images()))
     assert (run.steps_per_epoch, len(run.batch(0).labels)) == (1, 11)
     assert sorted(data.asked)[-1] == 8
+
+
+@pytest.mark.parametrize("refines", [False, True])
+def test_saving_memory_changes_a_step_by_its_rounding_only(refines: bool, accelerator: Accelerator, tmp_path: Path):
+    def changed_by(save_memory: bool) -> tuple[float, Tensor]:
+        torch.manual_seed(2)
+        network = GRN(ResNet(18), K, iterations=2) if refines else Front(ResNet(18), K)
+        data = stored(tmp_path) if refines else ImageViews(SCENES)
+        settings = replace(PLAIN, frozen_batch_norm=True, class_weights=tuple(1.0 + index for index in range(K)))
+        run = Run(network, data, settings, 7, accelerator, save_memory)
+        before = torch.nn.utils.parameters_to_vector(network.parameters())
+        return run.train_step(), torch.nn.utils.parameters_to_vector(network.parameters()) - before
+
+    (loss, change), (sparing_loss, sparing_change) = changed_by(False), changed_by(True)
+    assert change.abs().max() > 0
+    assert sparing_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(sparing_change, change, rtol=1e-3, atol=1e-6)
+
+
+def test_saving_memory_an_encoders_blocks_run_twice_and_afterwards_once():
+    runs = 0
+
+    class Counting(nn.ReLU):
+        def forward(self, features: Tensor) -> Tensor:
+            nonlocal runs
+            runs += 1
+            return super().forward(features)
+
+    front, image = Front(TinyEncoder(), K), torch.rand(1, 3, 17, 9)
+    front.encoder.blocks = nn.Sequential(Counting())
+    with recomputing(front):
+        loss = front(image).sum()
+    assert runs == 1
+    loss.backward()
+    assert runs == 2
+    front(image).sum().backward()
+    assert runs == 3
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ from rectiseg.data.registry import open_dataset
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE
 from rectiseg.metrics import ConfusionMatrix
 from rectiseg.models.checkpoint import load, load_parser, read_training
+from rectiseg.models.grn import GRN
 from rectiseg.train import StageName, Training
 from rectiseg.types import IGNORE_INDEX
 from tiny_training import launch, needs_weights, small, smallest, training
@@ -185,6 +186,37 @@ def test_a_stage_trains_what_it_stands_on_and_becomes_the_same(tmp_path: Path):
         assert torch.equal(alone[name], value), name
 
 
+@needs_weights
+def test_refiners_of_another_seed_follow_the_same_front_and_lie_beside_the_first(tmp_path: Path):
+    smallest(tmp_path).run(("lrn", "context"))
+    before = contents(tmp_path)
+    other = smallest(tmp_path)
+    other.refiner_seed = 1
+    other.run(("lrn", "context"))
+    assert {path: content for path, content in contents(tmp_path).items() if path in before} == before
+    files = {path.stem for path in tmp_path.glob("*.safetensors")}
+    assert files == {
+        "front",
+        *(f"{name}{seed}" for name in ("grn", "lrn", "context", "parser") for seed in ("", "_seed1")),
+    }
+    for name in ("grn", "lrn", "context"):
+        first, second = (load(tmp_path / f"{name}{seed}.safetensors").state_dict() for seed in ("", "_seed1"))
+        assert any(not torch.equal(first[key], second[key]) for key in first), name
+
+
+@needs_weights
+def test_a_grn_that_comes_last_learns_from_what_front_and_lrn_say(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.run(("grn_last",))
+    assert isinstance(load(tmp_path / "grn_last.safetensors"), GRN)
+    front, lrn = load(tmp_path / "front.safetensors"), load(tmp_path / "lrn_alone.safetensors")
+    image, _, logits, _ = Confidences(made.datasets["val"], tmp_path / "confidences" / "lrn_alone" / "val").read(
+        0, View()
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(logits[None], lrn(image[None], front(image[None])), rtol=1e-3, atol=1e-3)
+
+
 def test_a_resnet_wants_weights_or_to_be_told_that_there_are_none(tmp_path: Path):
     recipe = replace(small(), encoder="resnet18")
     with pytest.raises(
@@ -209,5 +241,5 @@ def test_scenes_need_no_folder_and_others_say_that_they_do(tmp_path: Path):
     assert not torch.equal(train[0].image, val[0].image)
     with pytest.raises(ValueError, match="the data set camvid lies in a folder: name it with --data"):
         open_dataset("camvid", None, "train")
-    with pytest.raises(ValueError, match="there is no reader for ade20k yet: camvid, folder and scenes can be read"):
+    with pytest.raises(ValueError, match="ade20k's list of classes is not here"):
         open_dataset("ade20k", tmp_path, "train")

@@ -5,16 +5,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
+if TYPE_CHECKING:
+    from rectiseg.models.combine import SceneParser
+    from rectiseg.models.fusion import MultiScale
+
 # What a command needs is imported in it, so that --help answers at once.
 
-DatasetChoice = Literal["camvid", "folder", "scenes"]
+DatasetChoice = Literal["camvid", "folder", "scenes", "cityscapes", "ade20k"]
+EncoderChoice = Literal[
+    "lite0", "lite1", "lite2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"
+]
 Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+StageChoice = Literal["front", "lrn_alone", "grn", "lrn", "context", "grn_last"]
 RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 
@@ -25,6 +33,7 @@ def main() -> None:
         "evaluate": evaluate,
         "train": train,
         "confidences": confidences,
+        "table2": table2,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(
@@ -41,9 +50,12 @@ def train(
     dataset: Annotated[DatasetChoice | None, arg(help_behavior_hint="")] = None,
     data: OptionalPath = None,
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
-    stages: tuple[Literal["front", "lrn_alone", "grn", "lrn"], ...] = ("front", "lrn_alone", "grn", "lrn"),
+    stages: tuple[StageChoice, ...] = ("front", "lrn_alone", "grn", "lrn"),
     seed: int = 0,
+    refiner_seed: Annotated[int | None, arg(help_behavior_hint="")] = None,
+    encoder: Annotated[EncoderChoice | None, arg(help_behavior_hint="")] = None,
     encoder_weights: Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    save_memory: bool = False,
 ) -> int:
     """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
 
@@ -56,7 +68,10 @@ def train(
         output: Where weights, curves and stored confidences go; runs/RECIPE by default.
         stages: What to train; stages before them are taken from the folder or trained too.
         seed: Decides weights, order and crops.
-        encoder_weights: The encoder's pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
+        refiner_seed: Another seed for all stages after the front, whose results lie beside the first's.
+        encoder: Another encoder than the recipe's (section 4.2's ensemble has ResNet-101, -152 and -200).
+        encoder_weights: Its pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
+        save_memory: Take a batch image by image and compute activations twice instead of keeping them.
     """
     from rectiseg.progress import ProgressReporter
     from rectiseg.recipes import RECIPES
@@ -65,7 +80,9 @@ def train(
     with ProgressReporter() as reporter:
         settings = RECIPES[recipe]()
         settings = settings if dataset is None else replace(settings, dataset=dataset)
-        Training(settings, data, output or Path("runs", recipe), seed, encoder_weights, reporter).run(stages)
+        settings = settings if encoder is None else replace(settings, encoder=encoder)
+        folder = output or Path("runs", recipe)
+        Training(settings, data, folder, seed, encoder_weights, reporter, save_memory, refiner_seed).run(stages)
     return 0
 
 
@@ -76,6 +93,8 @@ def evaluate(
     data: OptionalPath = None,
     split: Literal["train", "val"] = "val",
     refiner: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
     json_file: Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")] = None,
     device: str = "cpu",
 ) -> int:
@@ -89,6 +108,8 @@ def evaluate(
         data: The data set's folder (generated scenes need none).
         split: Which part of it.
         refiner: Saved refiners to measure as well, each directly after the model's front.
+        scales: Measure the mean of what the whole model says of the image at each of these scales.
+        flip: And of its mirror image.
         json_file: Where to write the scores as JSON.
         device: cpu, cuda, ...
     """
@@ -106,7 +127,7 @@ def evaluate(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
     with ProgressReporter() as reporter:
-        rows = evaluate_parser(parser, refiners, samples, reporter)
+        rows = evaluate_parser(fused(parser, scales, flip), refiners, samples, reporter)
     Console().print(as_table(rows, samples.classes))
     if json_file is not None:
         with atomic_path(json_file) as path:
@@ -121,6 +142,9 @@ def predict(
     overlay: bool = False,
     panel: bool = False,
     probabilities: bool = False,
+    ids: Annotated[Literal["cityscapes", "ade20k"] | None, arg(help_behavior_hint="")] = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
     device: str = "cpu",
 ) -> int:
     """Parse images and rectify the result. Every image gets a label map of its size, a PNG of class indices.
@@ -134,23 +158,37 @@ def predict(
         overlay: Write the labels' colours over the image, too.
         panel: Write the image, the labels after each stage and the changed pixels side by side, too.
         probabilities: Write the probability of every class, too.
+        ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.
+        scales: Take the mean of what the model says of the image at each of these scales.
+        flip: And of its mirror image.
         device: cpu, cuda, ...
     """
+    from rectiseg.data.submissions import refuse_other_classes
     from rectiseg.inference import names_and_colors, plan, predict_files
     from rectiseg.models.checkpoint import load_parser
     from rectiseg.progress import ProgressReporter
 
+    if ids == "cityscapes" and (overlay or panel):
+        raise ValueError(
+            "--ids cityscapes: the official tool takes every PNG of an image's name for its label map; "
+            "write overlays and panels in a run of their own"
+        )
     jobs = plan(images, output)
     parser = load_parser(model).to(device_named(device))
+    classes, palette = names_and_colors(parser)
+    if ids is not None:
+        refuse_other_classes(len(classes), ids)
     with ProgressReporter() as reporter:
         reporter.stage("predict", len(jobs))
         failures = predict_files(
-            parser,
+            fused(parser, scales, flip),
             jobs,
-            *names_and_colors(parser),
+            classes,
+            palette,
             overlay=overlay,
             panel=panel,
             probabilities=probabilities,
+            ids=ids,
             on_image=reporter.advance,
         )
     for failure in failures:
@@ -199,6 +237,55 @@ def confidences(
         reporter.stage("confidences", len(samples))
         store_confidences(front, samples, output, views, identity(front), device, reporter.advance)
     return 0
+
+
+def table2(
+    recipe: Positional[RecipeName] = "camvid_lite",
+    /,
+    data: OptionalPath = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    seeds: tuple[int, ...] = (0,),
+    crf: bool = True,
+) -> int:
+    """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
+
+    What is not trained yet is trained, and nothing is measured twice: the same command goes on where it was stopped.
+
+    Example: rectiseg table2 camvid_lite --data CamVid --seeds 0 1 2
+
+    Args:
+        recipe: The experiment whose front and refiners are compared on its val images.
+        data: The data set's folder (generated scenes need none).
+        output: The training's folder; runs/RECIPE by default.
+        seeds: Of the refiners; the first is the front's, too.
+        crf: Compare with a fully connected CRF, which needs the extra [crf].
+    """
+    from rectiseg.intervals import blocks_of
+    from rectiseg.machine import machine
+    from rectiseg.models.crf import FullyConnectedCRF
+    from rectiseg.progress import ProgressReporter
+    from rectiseg.recipes import RECIPES
+    from rectiseg.table2 import as_markdown, measure_rows
+    from rectiseg.train import Training
+
+    folder = output or Path("runs", recipe)
+    with ProgressReporter() as reporter:
+        trainings = [
+            Training(RECIPES[recipe](), data, folder, seeds[0], None, reporter, refiner_seed=seed) for seed in seeds
+        ]
+        rows = measure_rows(trainings, {"CRF": FullyConnectedCRF()} if crf else {}, reporter)
+    val = trainings[0].datasets["val"]
+    blocks = blocks_of([val[index].name for index in range(len(val))])
+    print(as_markdown(rows, len(val.classes), blocks))
+    print(f"\n{len(val)} val images in {len(blocks)} blocks, {machine()}.")
+    return 0
+
+
+def fused(parser: "SceneParser", scales: tuple[float, ...], flip: bool) -> "SceneParser | MultiScale":
+    """The parser, or several of its views of the image in one."""
+    from rectiseg.models.fusion import MultiScale
+
+    return parser if scales == (1.0,) and not flip else MultiScale(parser, scales, flip).eval()
 
 
 def device_named(name: str) -> str:

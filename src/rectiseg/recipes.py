@@ -20,6 +20,7 @@ class Recipe:
     front: Settings
     grn: Settings
     lrn: Settings
+    context: Settings  # MS-Dilation, with which Table 2 compares
     iterations: int = 3
     neighborhood: int = 7
     lrn_widths: tuple[int, ...] = TABLE_1
@@ -46,6 +47,7 @@ def ade20k_paper() -> Recipe:
         front=front,
         grn=replace(front, phases=((10, 1e-3), (10, 1e-4))),
         lrn=replace(front, phases=((20, 1e-4),), frozen_batch_norm=False),
+        context=replace(front, phases=((10, 1e-3), (10, 1e-4))),  # the paper does not say: as GRN
     )
 
 
@@ -60,8 +62,10 @@ def camvid_paper() -> Recipe:
 
 
 def resized(recipe: Recipe, name: str, dataset: str, crop: tuple[int, int], scales: tuple[float, ...]) -> Recipe:
-    front, grn, lrn = (replace(stage, crop=crop, scales=scales) for stage in (recipe.front, recipe.grn, recipe.lrn))
-    return replace(recipe, name=name, dataset=dataset, front=front, grn=grn, lrn=lrn)  # pyright: ignore
+    stages = {
+        stage: replace(getattr(recipe, stage), crop=crop, scales=scales) for stage in ("front", "grn", "lrn", "context")
+    }
+    return replace(recipe, name=name, dataset=dataset, **stages)  # pyright: ignore
 
 
 def camvid_lite() -> Recipe:
@@ -84,6 +88,7 @@ def camvid_lite() -> Recipe:
         front=front,
         grn=replace(refiner, phases=((6, 6e-4),), validate_every=3),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
+        context=replace(refiner, phases=((8, 1e-3),), head_rate=1.0, weight_decay=1e-4),
         lrn_widths=NARROW,
         class_balance=0.5,
         folds=2,
@@ -108,6 +113,7 @@ def scenes_tiny() -> Recipe:
         front=front,
         grn=replace(front, phases=((1, 2e-4),)),
         lrn=replace(front, phases=((4, 3e-3),), head_rate=1.0),
+        context=replace(front, phases=((4, 1e-3),), head_rate=1.0),
         iterations=2,
         lrn_widths=(16, 16, 16, 16, 16, 16),
         grn_starts_from="front",

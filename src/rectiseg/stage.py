@@ -7,9 +7,10 @@ started again ends with the loss of one that was not. Start several processes wi
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +19,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rectiseg.curves import Curves
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save, save_state
+from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
 from rectiseg.settings import Settings, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
@@ -31,6 +34,11 @@ from rectiseg.views import TrainingData
 class Batch(NamedTuple):
     inputs: tuple[Tensor, ...]  # what the stage takes: (image,) or (image, logits)
     labels: LabelMap
+
+    def parts(self, size: int) -> Iterator["Batch"]:
+        """The batch, so many samples at a time."""
+        for labels, *inputs in zip(*(tensor.split(size) for tensor in (self.labels, *self.inputs)), strict=True):
+            yield Batch(tuple(inputs), labels)
 
 
 class StageLoss(nn.Module):
@@ -59,9 +67,21 @@ class StageLoss(nn.Module):
 
 
 class Run:
-    """One stage's training: its network, optimizer and place in the sequence of steps."""
+    """One stage's training: its network, optimizer and place in the sequence of steps.
 
-    def __init__(self, stage: nn.Module, data: TrainingData, settings: Settings, seed: int, accelerator: Accelerator):
+    ``save_memory`` takes a batch sample by sample and computes the activations of an encoder's blocks twice instead of
+    keeping them. A step is the same but for rounding, and for batch norm that trains: it then sees one sample.
+    """
+
+    def __init__(
+        self,
+        stage: nn.Module,
+        data: TrainingData,
+        settings: Settings,
+        seed: int,
+        accelerator: Accelerator,
+        save_memory: bool = False,
+    ):
         if settings.batch < accelerator.num_processes:
             raise ValueError(
                 f"a batch of {settings.batch} cannot be shared among {accelerator.num_processes} processes"
@@ -71,6 +91,7 @@ class Run:
         self.settings = settings
         self.seed = seed
         self.accelerator = accelerator
+        self.save_memory = save_memory
         self.steps_per_epoch = max(1, len(data) // settings.batch)
         self.steps = settings.epochs * self.steps_per_epoch
         self.step = 0
@@ -108,20 +129,31 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["rate_factor"]
         batch = self.batch(self.step)
-        with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            total = self.loss(batch.labels, *batch.inputs)
         valid = self.accelerator.reduce((batch.labels != IGNORE_INDEX).sum(), "sum").clamp(min=1)  # pyright: ignore
         self.optimizer.zero_grad()
-        # Several processes average their gradients; the loss is a mean over the pixels of all of them.
-        self.accelerator.backward(total * self.accelerator.num_processes / valid)
+        total = torch.zeros((), device=batch.labels.device)
+        parts = list(batch.parts(1 if self.save_memory else len(batch.labels)))
+        for index, part in enumerate(parts, start=1):
+            # Processes exchange their gradients once a step, after the last part.
+            with nullcontext() if index == len(parts) else self.accelerator.no_sync(self.loss):
+                loss = self.part_loss(part)
+                # They average them; the loss is a mean over the pixels of all processes.
+                self.accelerator.backward(loss * self.accelerator.num_processes / valid)
+            total += loss.detach()
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(self.stage.parameters(), self.settings.clip)
         self.optimizer.step()
         self.step += 1
-        mean = self.accelerator.reduce(total.detach(), "sum") / valid  # pyright: ignore
+        mean = self.accelerator.reduce(total, "sum") / valid  # pyright: ignore
         if not torch.isfinite(mean):
             raise ValueError(f"the loss became {mean.item()} at step {self.step}: lower the learning rate")
         return mean.item()
+
+    def part_loss(self, part: Batch) -> Tensor:
+        recomputed = recomputing(self.stage) if self.save_memory else nullcontext()
+        bf16 = torch.autocast(part.labels.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        with recomputed, bf16:
+            return self.loss(part.labels, *part.inputs)
 
 
 def train_stage(
@@ -133,6 +165,7 @@ def train_stage(
     validate: Callable[[nn.Module], Scores],
     accelerator: Accelerator,
     on_step: Callable[[int, int, float, Scores | None], None] = lambda step, steps, loss, scores: None,
+    save_memory: bool = False,
 ) -> float:
     """Train in place until the last epoch, resuming from ``folder/state.safetensors`` where there is one.
 
@@ -141,7 +174,7 @@ def train_stage(
     After every ``validate_every`` epochs and the last one the stage is validated; ``folder/best.safetensors`` keeps
     the weights of the highest mean IoU, ``folder/curves.csv`` every step's loss and learning rate.
     """
-    run = Run(stage, data, settings, seed, accelerator)
+    run = Run(stage, data, settings, seed, accelerator, save_memory)
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = json.dumps({"settings": asdict(settings), "seed": seed, "samples": len(data)}, sort_keys=True)
     state = folder / "state.safetensors"
@@ -203,3 +236,20 @@ def freeze_batch_norm(stage: nn.Module) -> None:
     for layer in encoder.modules() if isinstance(encoder, nn.Module) else ():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
+
+
+@contextmanager
+def recomputing(stage: nn.Module) -> Iterator[None]:
+    """The blocks of the stage's encoder, if it has one, keep their input only and run again in the backward pass.
+
+    Chen et al., "Training deep nets with sublinear memory cost", 2016.
+    """
+    encoder = getattr(stage, "encoder", None)
+    blocks = tuple(encoder.blocks) if isinstance(encoder, Encoder) else ()
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

@@ -2,7 +2,8 @@
 
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
-confidences of front and GRN, and ``parser.safetensors``, the whole cascade.
+confidences of front and GRN, and ``parser.safetensors``, the whole cascade. On request also what Table 2 compares them
+with: ``context`` (MS-Dilation) and ``grn_last``, a GRN that follows ``lrn_alone``.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.checkpoint import identity, load, read_training, save
 from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
+from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
@@ -37,9 +39,16 @@ from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
-StageName = Literal["front", "grn", "lrn", "lrn_alone"]
+StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
-STANDS_ON: dict[str, tuple[StageName, ...]] = {"grn": ("front",), "lrn": ("front", "grn"), "lrn_alone": ("front",)}
+STANDS_ON: dict[str, tuple[str, ...]] = {
+    "grn": ("front",),
+    "lrn": ("front", "grn"),
+    "lrn_alone": ("front",),
+    "context": ("front",),
+    "grn_last": ("front", "lrn"),
+}
+"""Whose settings decide what a stage learns from, by the names of the recipe's settings."""
 
 
 class Training:
@@ -53,11 +62,15 @@ class Training:
         seed: int = 0,
         encoder_weights: Path | Literal["random"] | None = None,
         reporter: Reporter | None = None,
+        save_memory: bool = False,
+        refiner_seed: int | None = None,
     ):
         self.recipe = recipe
         self.output = output
         self.seed = seed
+        self.refiner_seed = seed if refiner_seed is None else refiner_seed
         self.encoder_weights: Path | Literal["random"] | None = encoder_weights
+        self.save_memory = save_memory
         # Each stage has a precision of its own; several processes without an accelerator need to be told of the CPU.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
         self.reporter = reporter if reporter is not None and self.accelerator.is_main_process else Reporter()
@@ -72,19 +85,26 @@ class Training:
     def run(self, stages: tuple[StageName, ...] = STAGES) -> None:
         """The named stages and what they stand on; with GRN and LRN there, the whole parser."""
         for stage in stages:
-            {"front": self.front, "grn": self.grn, "lrn": self.lrn, "lrn_alone": self.lrn_alone}[stage]()
-        whole = self.output / "parser.safetensors"
-        parts = [self.output / f"{stage}.safetensors" for stage in ("front", "grn", "lrn")]
+            getattr(self, stage)()
+        parts = [self.path_of(stage) for stage in ("front", "grn", "lrn")]
         if all(path.exists() for path in parts):
             if self.accelerator.is_main_process:
                 train = self.datasets["train"]
                 cascade = Cascade(self.grn(), self.lrn())
                 parser = SceneParser(self.front(), cascade, train.classes, train.palette)
                 about: dict[str, str] = {}
-                for path in parts:
+                for path in (*sorted(self.output.glob("front_fold*.safetensors")), *parts):
                     about |= read_training(path)
-                save(parser, whole, about)
+                save(parser, self.path_of("parser"), about)
             self.accelerator.wait_for_everyone()
+
+    def label(self, name: str) -> str:
+        """The name that a stage has in the folder, where refiners of several seeds can follow the same fronts."""
+        own_seed = self.refiner_seed != self.seed and not name.startswith("front")
+        return f"{name}_seed{self.refiner_seed}" if own_seed else name
+
+    def path_of(self, name: str) -> Path:
+        return self.output / f"{self.label(name)}.safetensors"
 
     @property
     def about(self) -> dict[str, str]:
@@ -100,7 +120,7 @@ class Training:
     def key(self, name: str) -> str:
         """Twelve hexadecimal digits that change with every setting that this stage's weights follow from."""
         recipe = asdict(self.recipe)
-        settings = {stage: recipe.pop(stage) for stage in ("front", "grn", "lrn")}
+        settings = {stage: recipe.pop(stage) for stage in ("front", "grn", "lrn", "context")}
         stage = name.partition("_")[0]  # front_fold0 is trained as the front is, lrn_alone as the LRN
         followed = [settings[before] for before in STANDS_ON.get(name, ())]
         if stage == "front":
@@ -108,8 +128,10 @@ class Training:
                 del recipe[later]
         if name == "front":
             del recipe["folds"]
-        known = json.dumps([recipe, followed, settings[stage], self.seed, len(self.datasets["train"])], sort_keys=True)
-        return hashlib.sha256(known.encode()).hexdigest()[:12]
+        known = [recipe, followed, settings[stage], self.seed, len(self.datasets["train"])]
+        if stage != "front" and self.refiner_seed != self.seed:
+            known.append(self.refiner_seed)
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def class_weights(self) -> tuple[float, ...] | None:
@@ -147,18 +169,27 @@ class Training:
         return result
 
     def grn(self) -> GRN:
-        def build() -> GRN:
-            starts_from_front = self.recipe.grn_starts_from == "front"
-            encoder = self.front().encoder if starts_from_front else self.encoder()
-            return GRN(encoder, self.num_classes, self.recipe.iterations)
+        return cast(GRN, self.trained("grn", self.new_grn, self.recipe.grn, self.after_front))
 
-        return cast(GRN, self.trained("grn", build, self.recipe.grn, self.after_front))
+    def grn_last(self) -> GRN:
+        return cast(GRN, self.trained("grn_last", self.new_grn, self.recipe.grn, self.after_lrn))
 
     def lrn(self) -> LRN:
         return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after_grn))
 
     def lrn_alone(self) -> LRN:
         return cast(LRN, self.trained("lrn_alone", self.new_lrn, self.recipe.lrn, self.after_front))
+
+    def context(self) -> MultiScaleContext:
+        def build() -> MultiScaleContext:
+            return MultiScaleContext(self.num_classes)
+
+        return cast(MultiScaleContext, self.trained("context", build, self.recipe.context, self.after_front))
+
+    def new_grn(self) -> GRN:
+        starts_from_front = self.recipe.grn_starts_from == "front"
+        encoder = self.front().encoder if starts_from_front else self.encoder()
+        return GRN(encoder, self.num_classes, self.recipe.iterations)
 
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
@@ -167,15 +198,22 @@ class Training:
         return pretrained_encoder(self.recipe.encoder, self.encoder_weights)
 
     def after_front(self, split: Split) -> ConfidenceViews:
-        """What GRN, or an LRN alone, sees: the front's confidences."""
-        scales = dict.fromkeys((*self.recipe.grn.scales, *self.recipe.lrn.scales))
+        """What GRN, MS-Dilation or an LRN alone sees: the front's confidences."""
+        refiners = (self.recipe.grn, self.recipe.lrn, self.recipe.context)
+        scales = dict.fromkeys(scale for settings in refiners for scale in settings.scales)
         return self.stored("front", split, self.fronts(split), tuple(scales))
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
         grn = self.grn()
         cascades = [(CoarseCascade(front, grn), images) for front, images in self.fronts(split)]
-        return self.stored("grn", split, cascades, self.recipe.lrn.scales)
+        return self.stored(self.label("grn"), split, cascades, self.recipe.lrn.scales)
+
+    def after_lrn(self, split: Split) -> ConfidenceViews:
+        """What a GRN sees that comes last: the confidences of front and LRN."""
+        lrn = self.lrn_alone()
+        parsers = [(SceneParser(front, lrn), images) for front, images in self.fronts(split)]
+        return self.stored(self.label("lrn_alone"), split, parsers, self.recipe.grn.scales)
 
     def stored(
         self, name: str, split: Split, speakers: Sequence[tuple[nn.Module, Dataset]], scales: tuple[float, ...]
@@ -209,7 +247,7 @@ class Training:
         samples: Callable[[Split], ImageViews | ConfidenceViews],
     ) -> nn.Module:
         """The stage as trained before, or trained now."""
-        path = self.output / f"{name}.safetensors"
+        path = self.path_of(name)
         if path.exists():
             if read_training(path).get(f"{name}_key") != self.key(name):
                 raise ValueError(
@@ -219,7 +257,8 @@ class Training:
         train, val = samples("train"), samples("val")  # first: they may train the stages before this one
         if self.class_weights is not None:
             settings = replace(settings, class_weights=self.class_weights)
-        torch.manual_seed(self.seed)
+        seed = self.seed if name.startswith("front") else self.refiner_seed
+        torch.manual_seed(seed)
         stage = build().to(self.accelerator.device)
 
         def predict(index: int) -> tuple[Tensor, Tensor]:
@@ -230,13 +269,21 @@ class Training:
             return confusion(predict, len(val), self.num_classes, self.accelerator)
 
         steps = settings.epochs * max(1, len(train) // settings.batch)
-        self.reporter.stage(name, steps)
+        self.reporter.stage(self.label(name), steps)
 
         def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
             self.reporter.step(step, loss, scores)
 
         seconds = train_stage(
-            stage, train, settings, self.output / name, self.seed, validate, self.accelerator, on_step
+            stage,
+            train,
+            settings,
+            self.output / self.label(name),
+            seed,
+            validate,
+            self.accelerator,
+            on_step,
+            self.save_memory,
         )
         if self.accelerator.is_main_process:
             about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": self.key(name)}
