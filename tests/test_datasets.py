@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from rectiseg.data.datasets import CamVid, Folder, Subset, left_out
+from rectiseg.data.datasets import CamVid, Folder, Joined, Sample, Subset, drives, left_out
 from rectiseg.data.images import write_label_map
 from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.types import IGNORE_INDEX
@@ -26,6 +26,21 @@ def write_pair(images: Path, labels: Path, name: str, maps: np.ndarray, suffix: 
     pixels[:, :, 0] = 200
     PillowImage.fromarray(pixels).save(images / f"{name}{suffix}")
     write_label_map(labels / f"{name}.png", maps)
+
+
+class Named:
+    """Samples that have nothing but names."""
+
+    classes, palette = ("sky",), ((70, 130, 180),)
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(torch.zeros(3, 6, 9), torch.zeros(6, 9, dtype=torch.int64), self.names[index])
 
 
 def label_map(value: int = 0) -> np.ndarray:
@@ -209,3 +224,14 @@ def test_a_subset_gives_the_samples_of_its_indices():
     assert (len(part), part.classes, part.palette) == (2, whole.classes, whole.palette)
     assert [sample.name for sample in part] == [whole[3].name, whole[1].name]
     assert torch.equal(part[1].image, whole[1].image)
+
+
+def test_drives_are_the_samples_of_one_name_before_the_underscore():
+    named = Named("b_1", "a_1", "b_2", "alone")
+    assert drives(named) == {"b": [0, 2], "a": [1], "alone": [3]}
+
+
+def test_joined_data_sets_follow_each_other():
+    joined = Joined(Named("a", "b"), Subset(Named("c", "d"), [1]))
+    assert [joined[index].name for index in range(len(joined))] == ["a", "b", "d"]
+    assert joined.classes == Named().classes

@@ -24,7 +24,7 @@ BELOW = {
     "metrics": ["types"],
     "boundaries": ["metrics"],
     "consistency": ["metrics"],
-    "intervals": ["metrics"],
+    "intervals": ["metrics", "data"],
     "visualize": ["types"],
     "data.files": [],
     "data.images": ["types", "data.files"],

@@ -1,14 +1,26 @@
 """Table 2 on a training of seconds: every row is there, measured once, and the front gains nothing over itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from networks import random, random_logits, tiny_grn
+from rectiseg.models.checkpoint import fingerprint, load
 from rectiseg.models.combine import Cascade
 from rectiseg.progress import Reporter
-from rectiseg.table2 import Measured, after, as_markdown, gain, measure_rows, measures
+from rectiseg.table2 import (
+    Measured,
+    after,
+    as_markdown,
+    gain,
+    measure_held_out_rows,
+    measure_rows,
+    measures,
+    names_of,
+)
+from rectiseg.train import HeldOut
 from tiny_training import needs_weights, smallest
 
 BLOCKS = [[0], [1]]
@@ -56,6 +68,26 @@ def test_a_row_is_measured_again_when_its_network_has_changed(folder: Path):
     heard = Heard()
     measure_rows([smallest(folder)], {"nothing": Cascade(Cascade())}, heard)
     assert [part for part in heard.parts if not part.startswith("confidences")] == ["nothing"]
+
+
+@needs_weights
+def test_held_out_folds_are_measured_with_what_never_saw_them(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, folds=2)
+    rows, names = measure_held_out_rows([made], {}, Reporter())
+    train = made.datasets["train"]
+    assert sorted(names) == sorted(train[index].name for index in range(len(train)))
+    assert {len(counts) for row in rows.values() for counts in row[0].counts.values()} == {len(names)}
+    for fold, unseen in enumerate(made.folds):
+        held_out = HeldOut(made, fold)
+        inside = {train[index].name for index in unseen}
+        learnt_from = {
+            path.stem for path in (held_out.output / "confidences" / "front" / "train").glob("*.safetensors")
+        }
+        assert learnt_from == set(names) - inside
+        assert set(names_of(held_out.datasets["val"])) == inside
+        assert fingerprint(held_out.front()) == fingerprint(load(tmp_path / f"front_fold{fold}.safetensors"))
+    assert not (tmp_path / "front.safetensors").exists()
 
 
 def random_measurements(seed: int) -> Measured:

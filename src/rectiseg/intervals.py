@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from rectiseg.data.datasets import drive_of
 from rectiseg.metrics import Measure
 
 Blocks = Sequence[Sequence[int]]
@@ -34,12 +35,8 @@ class Interval:
 
 
 def blocks_of(names: Sequence[str], length: int = 20) -> list[list[int]]:
-    """Runs of ``length`` consecutive samples of one drive; what is left at a drive's end is a shorter block.
-
-    A drive is the name before the first underscore: CamVid's 0016E5_07959 belongs to 0016E5.
-    """
-    drives = groupby(range(len(names)), key=lambda index: names[index].partition("_")[0])
-    runs = [list(run) for _, run in drives]
+    """Runs of ``length`` consecutive samples of one drive; what is left at a drive's end is a shorter block."""
+    runs = [list(run) for _, run in groupby(range(len(names)), key=lambda index: drive_of(names[index]))]
     return [run[start : start + length] for run in runs for start in range(0, len(run), length)]
 
 

@@ -26,7 +26,8 @@ class Recipe:
     lrn_widths: tuple[int, ...] = TABLE_1
     grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
     class_balance: float = 0.0  # the power of the median-frequency class weights of every stage's loss
-    folds: int = 0  # cross-fitting: refiners learn from fronts that never saw the image; 0: from the front itself
+    # Cross-fitting: refiners learn from so many fronts, none of which saw its images; 0: from the front itself.
+    folds: int | Literal["drives"] = 0
 
 
 def ade20k_paper() -> Recipe:
@@ -95,6 +96,12 @@ def camvid_lite() -> Recipe:
     )
 
 
+def camvid_drives() -> Recipe:
+    """`camvid_lite` where each fold is a whole drive, and its front trains half as long: to measure on other drives."""
+    recipe = camvid_lite()
+    return replace(recipe, name="camvid_drives", front=replace(recipe.front, phases=((16, 6e-4),)), folds="drives")
+
+
 def scenes_tiny() -> Recipe:
     """Generated scenes, a minute on a CPU: to see the stages work without any data."""
     front = Settings(
@@ -121,5 +128,6 @@ def scenes_tiny() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (camvid_lite, camvid_paper, scenes_tiny, ade20k_paper, cityscapes_paper)
+    recipe.__name__: recipe
+    for recipe in (camvid_lite, camvid_drives, camvid_paper, scenes_tiny, ade20k_paper, cityscapes_paper)
 }

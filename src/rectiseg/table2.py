@@ -1,7 +1,7 @@
 """Table 2 of the paper on a data set of one's own: what each refiner is worth after one front, and how sure that is.
 
-Everything is measured on val, from the stored confidences of the front. What is not trained yet is trained, and what
-was measured before is not measured again.
+Everything is measured from the stored confidences of the front, on val or on held-out folds. What is not trained yet
+is trained, and what was measured before is not measured again.
 """
 
 import json
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rectiseg.boundaries import BoundaryF
 from rectiseg.consistency import Inconsistency
+from rectiseg.data.datasets import Dataset
 from rectiseg.data.files import atomic_path, save_file
 from rectiseg.intervals import Blocks, Interval, percentile_interval, resampled_values
 from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy
@@ -26,7 +27,7 @@ from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.fusion import MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.progress import Reporter
-from rectiseg.train import Training
+from rectiseg.train import HeldOut, Training
 from rectiseg.views import ConfidenceViews
 
 RESAMPLES = 2000
@@ -86,6 +87,31 @@ def measure_rows(
             path = folder / f"{training.label(title)}.safetensors"
             rows.setdefault(title, []).append(measured(network, views, path, reporter))
     return rows
+
+
+def measure_held_out_rows(
+    trainings: Sequence[Training], seedless: Mapping[str, nn.Module], reporter: Reporter
+) -> tuple[dict[str, list[Measured]], list[str]]:
+    """The same on the images of every fold, by front and refiners that never saw them; and the images' names."""
+    parts: list[dict[str, list[Measured]]] = []
+    names: list[str] = []
+    for fold in range(len(trainings[0].folds)):
+        held_out = [HeldOut(training, fold) for training in trainings]
+        parts.append(measure_rows(held_out, seedless, reporter))
+        names += names_of(held_out[0].datasets["val"])
+    return {
+        title: [joined(one) for one in zip(*(part[title] for part in parts), strict=True)] for title in parts[0]
+    }, names
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Measurements of several sets of images as one of all of them."""
+    counts = {name: torch.cat([part.counts[name] for part in parts]) for name in parts[0].counts}
+    return Measured(counts, mean(part.milliseconds for part in parts))
+
+
+def names_of(dataset: Dataset) -> list[str]:
+    return [dataset[index].name for index in range(len(dataset))]
 
 
 def measured(network: nn.Module, views: ConfidenceViews, path: Path, reporter: Reporter) -> Measured:

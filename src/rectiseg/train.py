@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, store_confidences
-from rectiseg.data.datasets import Dataset, Split, Subset, left_out
+from rectiseg.data.datasets import Dataset, Joined, Split, Subset, drive_of, drives, left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
@@ -66,6 +66,7 @@ class Training:
         refiner_seed: int | None = None,
     ):
         self.recipe = recipe
+        self.data = data
         self.output = output
         self.seed = seed
         self.refiner_seed = seed if refiner_seed is None else refiner_seed
@@ -156,17 +157,26 @@ class Training:
 
         return cast(Front, self.trained(name, build, self.recipe.front, samples))
 
+    @cached_property
+    def folds(self) -> list[list[int]]:
+        """The training images that each of the cross-fitted fronts does not see; none without cross-fitting."""
+        train = self.datasets["train"]
+        if self.recipe.folds == "drives":
+            return list(drives(train).values())
+        return left_out(len(train), self.recipe.folds) if self.recipe.folds else []
+
+    def front_without(self, fold: int) -> Front:
+        train = self.datasets["train"]
+        unseen = self.folds[fold]
+        seen = sorted(set(range(len(train))) - set(unseen))
+        return self.front_of(f"front_fold{fold}", Subset(train, seen), Subset(train, unseen))
+
     def fronts(self, split: Split) -> list[tuple[Front, Dataset]]:
         """Who says what a refiner sees of which images: of those for training, fronts that were trained on others."""
         dataset = self.datasets[split]
-        if split == "val" or self.recipe.folds == 0:
+        if split == "val" or not self.folds:
             return [(self.front(), dataset)]
-        result: list[tuple[Front, Dataset]] = []
-        for fold, unseen in enumerate(left_out(len(dataset), self.recipe.folds)):
-            seen = sorted(set(range(len(dataset))) - set(unseen))
-            held_out = Subset(dataset, unseen)
-            result.append((self.front_of(f"front_fold{fold}", Subset(dataset, seen), held_out), held_out))
-        return result
+        return [(self.front_without(fold), Subset(dataset, unseen)) for fold, unseen in enumerate(self.folds)]
 
     def grn(self) -> GRN:
         return cast(GRN, self.trained("grn", self.new_grn, self.recipe.grn, self.after_front))
@@ -290,3 +300,41 @@ class Training:
             save(stage, path, self.about | about)
         self.accelerator.wait_for_everyone()
         return stage.eval()
+
+
+class HeldOut(Training):
+    """A whole training's recipe on the images outside one of its folds, to be measured on those inside.
+
+    The front is the one that did not see the fold, and refiners learn from what the fronts of the other folds say.
+    Where folds are drives, the val images of the fold's drive are measured, too.
+    """
+
+    def __init__(self, whole: Training, fold: int):
+        super().__init__(
+            whole.recipe,
+            whole.data,
+            whole.output / f"without_fold{fold}",
+            whole.seed,
+            whole.encoder_weights,
+            whole.reporter,
+            whole.save_memory,
+            whole.refiner_seed,
+        )
+        self.whole = whole
+        self.fold = fold
+        train, val = whole.datasets["train"], whole.datasets["val"]
+        inside = set(whole.folds[fold])
+        outside = [index for index in range(len(train)) if index not in inside]
+        unseen: list[Dataset] = [Subset(train, sorted(inside))]
+        if self.recipe.folds == "drives":
+            drive = drive_of(unseen[0][0].name)
+            unseen.append(Subset(val, drives(val).get(drive, [])))
+        self.datasets = {"train": Subset(train, outside), "val": Joined(*unseen)}
+
+    def front(self) -> Front:
+        return self.whole.front_without(self.fold)
+
+    def fronts(self, split: Split) -> list[tuple[Front, Dataset]]:
+        if split == "val":
+            return [(self.front(), self.datasets["val"])]
+        return [speaker for fold, speaker in enumerate(self.whole.fronts("train")) if fold != self.fold]

@@ -48,6 +48,34 @@ class Subset:
         return self.dataset[self.indices[index]]
 
 
+class Joined:
+    """The samples of several data sets of the same classes, one set after the other."""
+
+    def __init__(self, *datasets: Dataset):
+        self.places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+        self.classes, self.palette = datasets[0].classes, datasets[0].palette
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        dataset, place = self.places[index]
+        return dataset[place]
+
+
+def drive_of(name: str) -> str:
+    """What precedes the first underscore: CamVid's 0016E5_07959 is a frame of the drive 0016E5."""
+    return name.partition("_")[0]
+
+
+def drives(dataset: Dataset) -> dict[str, list[int]]:
+    """The samples of each drive."""
+    result: dict[str, list[int]] = {}
+    for index in range(len(dataset)):
+        result.setdefault(drive_of(dataset[index].name), []).append(index)
+    return result
+
+
 def left_out(count: int, folds: int, runs: int = 8) -> list[list[int]]:
     """The samples that each of the folds leaves out: every sample once, in so many runs of neighbours a fold.
 
