@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt $(PIP_EXTRA)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps $(ORACLES) -c constraints.txt $(PIP_EXTRA)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps pydensecrf2 -c constraints.txt $(PIP_EXTRA) \
-		|| echo "pydensecrf2 needs a C++ compiler, and its build failed: the tests of the dense CRF will be skipped."
+		|| echo "pydensecrf2 needs a C++ compiler, and its build failed: the test that compares our CRF with it is skipped."
 	@$(BIN)/python -m rectiseg.ops
 	@touch $@
 

@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "rectiseg"
 UNCHECKED = {
     "ops.propagate_cpu": "numba compiles its functions and cannot compile a type checker",
     "ops.depthwise": "numba, likewise",
+    "ops.lattice": "numba, likewise",
 }
 
 

@@ -1,25 +1,23 @@
 """The fully connected CRF."""
 
 import inspect
-import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from networks import SIZES, random, random_logits
+from rectiseg.data.datasets import CamVid
+from rectiseg.models.checkpoint import load_parser
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.types import Refiner
 
 
-def crf(**settings: float) -> FullyConnectedCRF:
-    pytest.importorskip("pydensecrf", reason="the extra [crf] is not installed")
-    return FullyConnectedCRF(**settings)  # pyright: ignore
-
-
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_any_height_and_width_gives_logarithms_of_marginals(height: int, width: int) -> None:
-    refiner: Refiner = crf()
+    refiner: Refiner = FullyConnectedCRF()
     refined = refiner(random(2, 3, height, width), random_logits(2, 5, height, width))
     assert refined.shape == (2, 5, height, width)
     torch.testing.assert_close(refined.exp().sum(dim=1), torch.ones(2, height, width))
@@ -41,7 +39,7 @@ def test_noise_goes_and_labels_follow_the_images_edge() -> None:
     image = 0.3 + 0.4 * edge(16).unsqueeze(1).expand(-1, 3, -1, -1)
     logits = noisy_logits(edge(18))  # two columns beside the edge of the image
     assert (logits.argmax(dim=1) != edge(16)).float().mean() > 0.15
-    assert crf()(image, logits).argmax(dim=1).equal(edge(16))
+    assert FullyConnectedCRF()(image, logits).argmax(dim=1).equal(edge(16))
 
 
 SETTINGS = {
@@ -78,7 +76,7 @@ def normalized_kernel(features: Tensor) -> Tensor:
 def test_the_settings_mean_what_they_say(doubled: str) -> None:
     """Filtering in a lattice is not exact, but nearer to its own settings than to any others."""
     image, logits = random(1, 3, 9, 14) / 4, 2 / 3 * random_logits(1, 5, 9, 14)
-    refined = crf(**SETTINGS)(image, logits).exp()
+    refined = FullyConnectedCRF(**SETTINGS)(image, logits).exp()
     error = (refined - mean_field(image, logits, SETTINGS)).abs().mean()
     others = mean_field(image, logits, SETTINGS | {doubled: 2 * SETTINGS[doubled]})
     assert error < 0.005
@@ -86,7 +84,7 @@ def test_the_settings_mean_what_they_say(doubled: str) -> None:
 
 
 def test_a_batch_of_two_is_two_batches_of_one() -> None:
-    refiner, images, logits = crf(), random(2, 3, 6, 7), random_logits(2, 5, 6, 7)
+    refiner, images, logits = FullyConnectedCRF(), random(2, 3, 6, 7), random_logits(2, 5, 6, 7)
     apart = [refiner(images[index : index + 1], logits[index : index + 1]) for index in (0, 1)]
     assert refiner(images, logits).equal(torch.cat(apart))
 
@@ -94,7 +92,7 @@ def test_a_batch_of_two_is_two_batches_of_one() -> None:
 @pytest.mark.parametrize("settings", [{"iterations": 0}, {"gaussian_compatibility": 0, "bilateral_compatibility": 0}])
 def test_without_iterations_or_compatibilities_probabilities_stay(settings: dict[str, float]) -> None:
     logits = random_logits(1, 5, 6, 7)
-    refined = crf(**settings)(random(1, 3, 6, 7), logits)
+    refined = FullyConnectedCRF(**settings)(random(1, 3, 6, 7), logits)
     torch.testing.assert_close(refined.exp(), logits.softmax(dim=1))
     assert refined.argmax(dim=1).equal(logits.argmax(dim=1))
 
@@ -102,7 +100,7 @@ def test_without_iterations_or_compatibilities_probabilities_stay(settings: dict
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_the_result_is_finite_and_in_float32(dtype: torch.dtype) -> None:
     sure = torch.tensor([200.0, 0.0, 0.0], dtype=dtype).view(1, 3, 1, 1).expand(1, 3, 6, 7)
-    refined = crf()(random(1, 3, 6, 7, dtype=dtype), sure)
+    refined = FullyConnectedCRF()(random(1, 3, 6, 7, dtype=dtype), sure)
     assert refined.dtype == torch.float32
     assert refined.isfinite().all()
 
@@ -126,7 +124,25 @@ def test_a_crf_is_its_arguments() -> None:
     assert not refiner.state_dict()
 
 
-def test_a_missing_library_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    with pytest.raises(ValueError, match=r"pip install 'rectiseg\[crf\]'"):
-        FullyConnectedCRF()(random(1, 3, 6, 7), random_logits(1, 5, 6, 7))
+def densecrf_marginals(image: Tensor, logits: Tensor) -> Tensor:
+    """What pydensecrf2 makes of it with the same settings."""
+    densecrf = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
+    settings = FullyConnectedCRF()
+    classes, height, width = logits.shape[1:]
+    oracle = densecrf.DenseCRF2D(width, height, classes)
+    oracle.setUnaryEnergy(-logits[0].log_softmax(dim=0).flatten(1).contiguous().numpy())
+    oracle.addPairwiseGaussian(settings.gaussian_width, settings.gaussian_compatibility)
+    colors = (255 * image[0]).round().byte().permute(1, 2, 0).contiguous().numpy()
+    appearance = (settings.bilateral_width, settings.bilateral_color_width)
+    oracle.addPairwiseBilateral(*appearance, colors, settings.bilateral_compatibility)
+    return torch.from_numpy(np.array(oracle.inference(settings.iterations))).view(logits.shape)
+
+
+@pytest.mark.parametrize("index", [0, 50])
+def test_it_says_what_pydensecrf2_says_of_real_confidences(index: int, camvid: Path) -> None:
+    image = CamVid(camvid, "val")[index].image[None]
+    with torch.inference_mode():
+        logits = load_parser().front(image)
+    expected, marginals = densecrf_marginals(image, logits), FullyConnectedCRF()(image, logits).exp()
+    assert (marginals.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 0.995
+    assert (marginals - expected).abs().mean() < 1e-3

@@ -260,7 +260,7 @@ def table2(
         output: The training's folder; runs/RECIPE by default.
         seeds: Of the refiners; the first is the front's, too.
         held_out: Measure on the images of every fold, with a front and refiners that never saw them, in place of val.
-        crf: Compare with a fully connected CRF, which needs the extra [crf].
+        crf: Compare with a fully connected CRF, too.
     """
     from rectiseg.intervals import blocks_of
     from rectiseg.machine import machine

@@ -1,13 +1,12 @@
 """FC-CRF, a baseline of Table 2: Krähenbühl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge
 potentials", NIPS 2011."""
 
-from types import ModuleType
-
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from rectiseg.ops.lattice import Lattice
 from rectiseg.types import Image, Logits
 
 
@@ -21,8 +20,8 @@ class FullyConnectedCRF(nn.Module):
     a compatibility means the same at any width.
 
     The result is the logarithm of the marginals after so many ``iterations``, in float32; without any those of the
-    input. Nothing is learned and no gradient passes. The extra ``[crf]`` does the filtering, on the CPU. Widths that
-    are not positive or a negative number of iterations raise ValueError.
+    input. Nothing is learned, no gradient passes, and the filtering is done on the CPU. Widths that are not positive
+    or a negative number of iterations raise ValueError.
     """
 
     def __init__(
@@ -48,31 +47,39 @@ class FullyConnectedCRF(nn.Module):
         self.iterations = iterations
 
     def forward(self, image: Image, logits: Logits) -> Logits:
-        colors = (255 * image.detach()).round().to("cpu", torch.uint8)
-        energies = -logits.detach().to("cpu", torch.float32).log_softmax(dim=1)
-        marginals = torch.stack([self.marginals(*sample) for sample in zip(colors, energies, strict=True)])
-        return marginals.clamp(min=torch.finfo(marginals.dtype).tiny).log().to(logits.device)
+        colors = 255 * image.detach().cpu().float()
+        scores = logits.detach().cpu().float()
+        return torch.stack([self.marginals(*sample) for sample in zip(colors, scores, strict=True)]).to(logits.device)
 
     def marginals(
-        self, colors: UInt8[Tensor, "3 height width"], energies: Float[Tensor, "classes height width"]
+        self, colors: Float[Tensor, "3 height width"], logits: Float[Tensor, "classes height width"]
     ) -> Float[Tensor, "classes height width"]:
-        """Algorithm 1 there, for one image."""
-        classes, height, width = energies.shape
-        crf = import_densecrf().DenseCRF2D(width, height, classes)
-        crf.setUnaryEnergy(energies.flatten(1).numpy())
-        crf.addPairwiseGaussian(self.gaussian_width, self.gaussian_compatibility)
-        crf.addPairwiseBilateral(
-            self.bilateral_width,
-            self.bilateral_color_width,
-            colors.permute(1, 2, 0).contiguous().numpy(),
-            self.bilateral_compatibility,
+        """Algorithm 1 there, for one image; the logarithm of the result."""
+        _, height, width = logits.shape
+        places = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).float()
+        appearance = torch.cat([places / self.bilateral_width, colors / self.bilateral_color_width])
+        kernels = (
+            (self.gaussian_compatibility, NormalizedKernel(places / self.gaussian_width)),
+            (self.bilateral_compatibility, NormalizedKernel(appearance)),
         )
-        return torch.from_numpy(np.array(crf.inference(self.iterations))).view(classes, height, width)
+        unary = field = by_pixel(logits).log_softmax(dim=1)
+        for _ in range(self.iterations):
+            marginals = field.softmax(dim=1)
+            field = unary + sum(compatibility * kernel(marginals) for compatibility, kernel in kernels)  # Potts
+        return field.log_softmax(dim=1).T.reshape(logits.shape)
 
 
-def import_densecrf() -> ModuleType:
-    try:
-        from pydensecrf import densecrf  # pyright: ignore
-    except ModuleNotFoundError as error:
-        raise ValueError("the fully connected CRF needs pydensecrf2: pip install 'rectiseg[crf]'") from error
-    return densecrf
+class NormalizedKernel:
+    """k_ij / sqrt(sum_j k_ij * sum_i k_ij) with a Gaussian k of the pixels' features."""
+
+    def __init__(self, features: Float[Tensor, "dimensions height width"]):
+        self.lattice = Lattice(by_pixel(features).numpy())
+        ones = np.ones((len(self.lattice.corners), 1), np.float32)
+        self.scale = torch.from_numpy(self.lattice.filtered(ones)).rsqrt()
+
+    def __call__(self, values: Float[Tensor, "pixels classes"]) -> Float[Tensor, "pixels classes"]:
+        return self.scale * torch.from_numpy(self.lattice.filtered((self.scale * values).numpy()))
+
+
+def by_pixel(maps: Float[Tensor, "bands height width"]) -> Float[Tensor, "pixels bands"]:
+    return maps.flatten(1).T.contiguous()

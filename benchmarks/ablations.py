@@ -1,0 +1,108 @@
+"""Print what each choice in LRN and GRN is worth: one change at a time, trained briefly, after the same front.
+
+python benchmarks/ablations.py --data CamVid --run runs/camvid_lite
+
+The folder is that of a training whose front and cross-fitted confidences exist or are made now. Each variant is trained
+once; the same command goes on where it was stopped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import tyro
+from torch import nn
+
+from rectiseg.data.datasets import Split
+from rectiseg.intervals import blocks_of
+from rectiseg.machine import machine
+from rectiseg.models.combine import Cascade
+from rectiseg.models.grn import GRN
+from rectiseg.models.lrn import LRN, NARROW
+from rectiseg.progress import ProgressReporter
+from rectiseg.recipes import Recipe, camvid_lite
+from rectiseg.settings import Settings
+from rectiseg.table2 import Measured, as_markdown, measured, names_of
+from rectiseg.train import Training
+from rectiseg.views import ConfidenceViews
+
+LRNS: Mapping[str, Callable[[int], LRN]] = {
+    "LRN": LRN.narrow,
+    "LRN, centre bias 1 (Eq. 6 to the letter)": partial(LRN, widths=NARROW, center_bias=1.0),
+    **{f"LRN, m = {m}": partial(LRN.narrow, neighborhood=m) for m in (3, 5, 9)},
+    "LRN of probabilities": partial(LRN, widths=NARROW, propagates="probabilities"),
+}
+GRNS: Mapping[str, dict[str, float | bool]] = {
+    "GRN": {},
+    "GRN without the auxiliary loss": {"auxiliary_weight": 0.0},
+    "GRN, loss on the last iteration only": {"every_iteration": False},
+}
+
+
+class Variant(Training):
+    """A refiner with one change; its front and the confidences that it learns from are another training's."""
+
+    def __init__(
+        self, whole: Training, recipe: Recipe, title: str, confidences: Callable[[Split], ConfidenceViews] | None = None
+    ):
+        folder = whole.output / "ablations" / title
+        super().__init__(recipe, whole.data, folder, whole.seed, whole.encoder_weights, whole.reporter)
+        self.confidences = confidences or whole.after_front
+
+    def lrn_of(self, build: Callable[[int], LRN]) -> nn.Module:
+        return self.trained("lrn_alone", partial(build, self.num_classes), self.recipe.lrn, self.confidences)
+
+    def grn_of(self, **arguments: float | bool) -> nn.Module:
+        def build() -> GRN:
+            return GRN(self.encoder(), self.num_classes, self.recipe.iterations, **arguments)  # pyright: ignore
+
+        return self.trained("grn", build, self.recipe.grn, self.confidences)
+
+
+def main(data: Path, run: Path = Path("runs/camvid_lite"), lrn_epochs: int = 3, grn_epochs: int = 0) -> None:
+    """Train, measure and print.
+
+    Args:
+        data: CamVid in SegNet's layout.
+        run: The folder of a training of camvid_lite.
+        lrn_epochs: How long each LRN trains.
+        grn_epochs: How long each GRN trains; 0 leaves them out.
+    """
+    with ProgressReporter() as reporter:
+        whole = Training(camvid_lite(), data, run, reporter=reporter)
+        rows = measurements(whole, lrn_epochs, grn_epochs)
+    names = names_of(whole.datasets["val"])
+    blocks = blocks_of(names)
+    print("# Ablations\n")
+    print(f"Printed by `python benchmarks/ablations.py --data CamVid --run {run}` with {lrn_epochs} epochs an LRN and ")
+    print(f"{grn_epochs} a GRN, seed {whole.seed}, on {machine()}. CamVid val, {len(blocks)} blocks.\n")
+    print(as_markdown(rows, whole.num_classes, blocks))
+
+
+def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str, list[Measured]]:
+    recipe = replace(
+        whole.recipe, lrn=shortened(whole.recipe.lrn, lrn_epochs), grn=shortened(whole.recipe.grn, grn_epochs)
+    )
+    naive = Training(replace(whole.recipe, folds=0), whole.data, whole.output / "naive", reporter=whole.reporter)
+    naive.front = whole.front  # says what it learned by heart, too
+    networks: dict[str, nn.Module] = {"front": Cascade()}
+    for title, build in LRNS.items():
+        networks[title] = Variant(whole, recipe, title).lrn_of(build)
+    title = "LRN, not cross-fitted"
+    networks[title] = Variant(whole, recipe, title, naive.after_front).lrn_of(LRN.narrow)
+    for title, arguments in GRNS.items() if grn_epochs else ():
+        networks[title] = Variant(whole, recipe, title).grn_of(**arguments)
+    views, folder = whole.after_front("val"), whole.output / "ablations"
+    return {
+        title: [measured(network, views, folder / f"{title}.safetensors", whole.reporter)]
+        for title, network in networks.items()
+    }
+
+
+def shortened(settings: Settings, epochs: int) -> Settings:
+    return replace(settings, phases=((epochs, settings.phases[0][1]),), validate_every=epochs)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
