@@ -87,12 +87,12 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(refiner, phases=((6, 6e-4),), validate_every=3),
+        grn=replace(refiner, phases=((4, 2e-4),), anneal_auxiliary=True, validate_every=2),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
         context=replace(refiner, phases=((8, 1e-3),), head_rate=1.0, weight_decay=1e-4),
         lrn_widths=NARROW,
+        grn_starts_from="front",
         class_balance=0.5,
-        folds=2,
     )
 
 
