@@ -69,10 +69,9 @@ def page(rows: dict[str, Scores], classes: tuple[str, ...], training: dict[str, 
         + ".",
         "",
         "Per cent. The weights are those after the last step. The recipe's length, its class balance and its jitter "
-        "were chosen after a shorter training without them had been measured on these images, and that GRN starts from "
-        "the front and anneals its auxiliary loss after one that was cross-fitted and started from ImageNet had fallen "
-        "behind its input; no other setting was. The LRN of the second row follows the front directly. ESPNet is "
-        "Mehta et al.'s (ECCV 2018) with its published CamVid weights.",
+        "were chosen after a shorter training without them had been measured on these images, and so were GRN's "
+        "cross-fitting, its length and its annealed auxiliary loss; no other setting was. The LRN of the second row "
+        "follows the front directly. ESPNet is Mehta et al.'s (ECCV 2018) with its published CamVid weights.",
         *(["", f"Note: {training['note']}"] if "note" in training else []),
         "",
         "## IoU by class",

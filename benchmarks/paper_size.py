@@ -62,7 +62,8 @@ def main(ade20k: Path, cityscapes: Path) -> None:
     """
     print(f"# The paper's sizes\n\nPrinted by `python {sys.argv[0]} --ade20k ... --cityscapes ...`, on {machine()}.\n")
     print("| recipe | stage | seconds | most memory, GB | loss |\n|---|---|--:|--:|--:|")
-    for name, root in (("ade20k_paper", ade20k), ("cityscapes_paper", cityscapes)):
+    roots: dict[RecipeName, Path] = {"ade20k_paper": ade20k, "cityscapes_paper": cityscapes}
+    for name, root in roots.items():
         for title, line in lines(name, root):
             loss = f"{line.loss:.2f}" if line.loss == line.loss else ""
             print(f"| {name} | {title} | {line.seconds:.1f} | {line.gigabytes:.1f} | {loss} |", flush=True)

@@ -91,12 +91,15 @@ def test_camvid_as_the_paper_would_do_it_differs_from_cityscapes_in_name_and_cro
     assert camvid_paper() == replace(cityscapes_paper(), name="camvid_paper", dataset="camvid", **crops)  # pyright: ignore
 
 
-def test_the_shipped_models_grn_continues_the_front_and_its_refiners_see_whole_size_confidences():
-    """One stored view and its mirror image an image; two cores train no LRN of Table 1's width."""
+def test_the_shipped_models_refiners_are_cross_fitted_and_see_whole_size_confidences():
+    """A GRN that started from the front would know the labels that the fold's front never saw.
+
+    One stored view and its mirror image an image; two cores train no LRN of Table 1's width.
+    """
     recipe = camvid_lite()
-    assert recipe.grn_starts_from == "front"
-    assert recipe.grn.anneal_auxiliary
-    assert recipe.grn.scales == recipe.lrn.scales == (1.0,)
+    assert (recipe.folds, recipe.grn_starts_from) == (2, "encoder")
+    assert recipe.grn_once is not None
+    assert recipe.grn_once.scales == recipe.grn.scales == recipe.lrn.scales == (1.0,)
     assert (recipe.iterations, recipe.neighborhood, recipe.lrn_widths) == (3, 7, NARROW)
 
 

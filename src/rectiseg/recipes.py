@@ -21,6 +21,7 @@ class Recipe:
     grn: Settings
     lrn: Settings
     context: Settings  # MS-Dilation, with which Table 2 compares
+    grn_once: Settings | None = None  # before all its iterations GRN learns a single one, whose steps are cheap
     iterations: int = 3
     neighborhood: int = 7
     lrn_widths: tuple[int, ...] = TABLE_1
@@ -87,12 +88,13 @@ def camvid_lite() -> Recipe:
         dataset="camvid",
         encoder="lite0",
         front=front,
+        grn_once=replace(refiner, phases=((16, 6e-4),), anneal_auxiliary=True),
         grn=replace(refiner, phases=((4, 2e-4),), anneal_auxiliary=True, validate_every=2),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
         context=replace(refiner, phases=((8, 1e-3),), head_rate=1.0, weight_decay=1e-4),
         lrn_widths=NARROW,
-        grn_starts_from="front",
         class_balance=0.5,
+        folds=2,
     )
 
 

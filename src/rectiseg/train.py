@@ -42,11 +42,12 @@ from rectiseg.views import ConfidenceViews, ImageViews
 StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
 STANDS_ON: dict[str, tuple[str, ...]] = {
-    "grn": ("front",),
-    "lrn": ("front", "grn"),
+    "grn_once": ("front",),
+    "grn": ("front", "grn_once"),
+    "lrn": ("front", "grn_once", "grn"),
     "lrn_alone": ("front",),
     "context": ("front",),
-    "grn_last": ("front", "lrn"),
+    "grn_last": ("front", "grn_once", "lrn"),
 }
 """Whose settings decide what a stage learns from, by the names of the recipe's settings."""
 
@@ -121,9 +122,10 @@ class Training:
     def key(self, name: str) -> str:
         """Twelve hexadecimal digits that change with every setting that this stage's weights follow from."""
         recipe = asdict(self.recipe)
-        settings = {stage: recipe.pop(stage) for stage in ("front", "grn", "lrn", "context")}
-        stage = name.partition("_")[0]  # front_fold0 is trained as the front is, lrn_alone as the LRN
-        followed = [settings[before] for before in STANDS_ON.get(name, ())]
+        settings = {stage: recipe.pop(stage) for stage in ("front", "grn_once", "grn", "lrn", "context")}
+        # front_fold0 is trained as the front is, lrn_alone as the LRN
+        stage = name if name in settings else name.partition("_")[0]
+        followed = [settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None]
         if stage == "front":
             for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from"):
                 del recipe[later]
@@ -196,10 +198,27 @@ class Training:
 
         return cast(MultiScaleContext, self.trained("context", build, self.recipe.context, self.after_front))
 
+    def grn_once(self) -> GRN:
+        """A GRN of one iteration, for which a step takes little more than a front's."""
+        assert self.recipe.grn_once is not None
+
+        def build() -> GRN:
+            return self.grn_from_encoder(iterations=1)
+
+        return cast(GRN, self.trained("grn_once", build, self.recipe.grn_once, self.after_front))
+
     def new_grn(self) -> GRN:
+        """As many iterations of one that was trained for a single one, where the recipe wants that first."""
+        if self.recipe.grn_once is None:
+            return self.grn_from_encoder(self.recipe.iterations)
+        grn = self.grn_once()
+        grn.iterations = self.recipe.iterations
+        return grn
+
+    def grn_from_encoder(self, iterations: int) -> GRN:
         starts_from_front = self.recipe.grn_starts_from == "front"
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, self.recipe.iterations)
+        return GRN(encoder, self.num_classes, iterations)
 
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
@@ -209,8 +228,8 @@ class Training:
 
     def after_front(self, split: Split) -> ConfidenceViews:
         """What GRN, MS-Dilation or an LRN alone sees: the front's confidences."""
-        refiners = (self.recipe.grn, self.recipe.lrn, self.recipe.context)
-        scales = dict.fromkeys(scale for settings in refiners for scale in settings.scales)
+        refiners = (self.recipe.grn_once, self.recipe.grn, self.recipe.lrn, self.recipe.context)
+        scales = dict.fromkeys(scale for settings in refiners if settings is not None for scale in settings.scales)
         return self.stored("front", split, self.fronts(split), tuple(scales))
 
     def after_grn(self, split: Split) -> ConfidenceViews:

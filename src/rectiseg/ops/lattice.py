@@ -137,7 +137,7 @@ def embed(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @compiled()
-def find(table: np.ndarray, keys: np.ndarray, key: np.ndarray) -> int:
+def find(table: np.ndarray, keys: np.ndarray, key: np.ndarray) -> np.uint64:
     """The slot of the hash table that holds the key's point, or the empty one where it belongs."""
     mask = np.uint64(len(table) - 1)
     code = np.uint64(0)
