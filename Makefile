@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOO_OLD := rectiseg needs Python 3.11 or newer, and $(PYTHON) is older or missing: name another, as in "make PYTHON=python3.12 setup".
 
-# Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's and timm's
-# would bring a second torch.
+# Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's
+# and timm's would bring a second torch.
 ORACLES := timm torchvision scikit-image torchmetrics lightning-utilities cityscapesScripts
 
 REUSED_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184

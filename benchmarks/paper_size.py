@@ -6,6 +6,7 @@ ResNet-101 starts from random weights, and refiners from random confidences: mem
 this says. Every line is measured in a process of its own.
 """
 
+import math
 import resource
 import sys
 import time
@@ -20,7 +21,6 @@ import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rectiseg.data.datasets import Dataset, Split
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.models.combine import Cascade, SceneParser
@@ -65,7 +65,7 @@ def main(ade20k: Path, cityscapes: Path) -> None:
     roots: dict[RecipeName, Path] = {"ade20k_paper": ade20k, "cityscapes_paper": cityscapes}
     for name, root in roots.items():
         for title, line in lines(name, root):
-            loss = f"{line.loss:.2f}" if line.loss == line.loss else ""
+            loss = "" if math.isnan(line.loss) else f"{line.loss:.2f}"
             print(f"| {name} | {title} | {line.seconds:.1f} | {line.gigabytes:.1f} | {loss} |", flush=True)
     print("\nA step is a batch of four crops, taken one by one (`rectiseg train --save-memory`); the mean of two.")
 
@@ -84,7 +84,7 @@ def alone(measure: object, *arguments: object) -> Line:
 
 def two_steps(name: RecipeName, stage: StageName, root: Path) -> Line:
     recipe = RECIPES[name]()
-    dataset = opened(recipe, root, "train")
+    dataset = open_dataset(recipe.dataset, root, "train")
     data = ImageViews(dataset) if stage == "front" else Guesses(dataset)
     network = networks(recipe, len(dataset.classes))[stage]
     run = Run(network, data, getattr(recipe, stage), 0, Accelerator(cpu=True), save_memory=True)
@@ -95,7 +95,7 @@ def two_steps(name: RecipeName, stage: StageName, root: Path) -> Line:
 
 def whole_image(name: RecipeName, root: Path) -> Line:
     recipe = RECIPES[name]()
-    dataset = opened(recipe, root, "val")
+    dataset = open_dataset(recipe.dataset, root, "val")
     parts = networks(recipe, len(dataset.classes))
     parser = SceneParser(parts["front"], Cascade(parts["grn"], parts["lrn"])).eval()
     image = dataset[0].image[None]
@@ -103,10 +103,6 @@ def whole_image(name: RecipeName, root: Path) -> Line:
     with torch.inference_mode():
         parser(image)
     return Line(time.perf_counter() - start, peak(), float("nan"))
-
-
-def opened(recipe: Recipe, root: Path, split: Split) -> Dataset:
-    return open_dataset(recipe.dataset, root, split)
 
 
 def networks(recipe: Recipe, num_classes: int) -> dict[StageName, nn.Module]:

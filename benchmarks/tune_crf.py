@@ -23,7 +23,7 @@ from rectiseg.data.confidences import Confidences, View, read_about
 from rectiseg.data.datasets import CamVid
 from rectiseg.evaluate import percent
 from rectiseg.machine import machine
-from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
+from rectiseg.metrics import Scores, confusion, scores_of
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.progress import ProgressReporter
 
@@ -77,9 +77,8 @@ def main(data: Path, confidences: Path, images: int = 40, trials: int = 50, seed
 def counts_of(stored: Confidences, crf: FullyConnectedCRF, index: int) -> Tensor:
     """The confusion matrix of one image."""
     sample = stored.read(index, View())
-    matrix = ConfusionMatrix(len(stored.dataset.classes))
-    matrix.update(crf(sample.image[None], sample.logits[None]).argmax(dim=1), sample.labels[None])
-    return matrix.counts
+    prediction = crf(sample.image[None], sample.logits[None]).argmax(dim=1)
+    return confusion(prediction, sample.labels[None], len(stored.dataset.classes))
 
 
 def search(score: Callable[[FullyConnectedCRF], Scores], trials: int, generator: random.Random) -> list[Trial]:

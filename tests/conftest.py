@@ -10,6 +10,8 @@ from accelerate.state import AcceleratorState, GradientState
 from jaxtyping import install_import_hook
 from PIL import Image
 
+from beside import beside
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "rectiseg"
 
@@ -34,10 +36,7 @@ install_import_hook(checked_modules(), "shapes.checked")
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     """CamVid's folder beside the repository."""
-    folder = ROOT.parent / "shared" / "data" / "camvid"
-    if not folder.is_dir():
-        pytest.skip(f"CamVid is not here: {folder} is missing")
-    return folder
+    return beside("data", "camvid")
 
 
 @pytest.fixture

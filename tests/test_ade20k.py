@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from beside import beside
 from rectiseg.data.ade20k import ADE20K
 from rectiseg.data.images import write_label_map
 from rectiseg.data.registry import open_dataset
 from rectiseg.types import IGNORE_INDEX
 
-SAMPLE = Path(__file__).parent.parent.parent / "shared" / "data" / "ade20k_sample"
 HEIGHT, WIDTH = 11, 14
 EVERY_ID = np.append(np.arange(151), (0, 150, 255)).astype(np.uint8).reshape(HEIGHT, WIDTH)
 
@@ -49,9 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sample() -> Path:
-    if not SAMPLE.is_dir():
-        pytest.skip(f"ADE20K is not here: {SAMPLE} is missing")
-    return SAMPLE
+    return beside("data", "ade20k_sample")
 
 
 def refusal_of(root: Path) -> str:

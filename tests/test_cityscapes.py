@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beside import beside
 from rectiseg.data.cityscapes import LABELS, Cityscapes
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.data.registry import open_dataset
 from rectiseg.types import IGNORE_INDEX
 
-SAMPLE = Path(__file__).parent.parent.parent / "shared" / "data" / "cityscapes_sample"
 HEIGHT, WIDTH = 5, 7
 EVERY_ID = np.append(np.arange(34), 255).astype(np.uint8).reshape(HEIGHT, WIDTH)
 INDEX_OF_ID = dict(zip((7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33), range(19), strict=True))
@@ -40,9 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sample() -> Path:
-    if not SAMPLE.is_dir():
-        pytest.skip(f"Cityscapes is not here: {SAMPLE} is missing")
-    return SAMPLE
+    return beside("data", "cityscapes_sample")
 
 
 def refusal_of(root: Path) -> str:

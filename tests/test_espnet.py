@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from beside import beside
 from networks import SIZES, random
 from rectiseg.data.datasets import CamVid
 from rectiseg.metrics import ConfusionMatrix
@@ -22,10 +23,7 @@ PUBLISHED = {"camvid": ESPNet.camvid, "cityscapes": ESPNet.cityscapes}
 @pytest.fixture(scope="module")
 def weights() -> Path:
     """The published weights' folder beside the repository."""
-    folder = ROOT.parent / "shared" / "weights"
-    if not folder.is_dir():
-        pytest.skip(f"published weights are not here: {folder} is missing")
-    return folder
+    return beside("weights")
 
 
 def untrained(image_in_decoder: bool = True) -> ESPNet:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beside import beside
 from rectiseg.data.ade20k import ADE20K
 from rectiseg.data.cityscapes import Cityscapes
 from rectiseg.data.images import read_label_map, write_label_map
@@ -14,7 +15,6 @@ from rectiseg.data.submissions import Benchmark, in_official_ids, official_ids, 
 from rectiseg.inference import plan
 from rectiseg.types import IGNORE_INDEX
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 BENCHMARKS: tuple[Benchmark, ...] = ("cityscapes", "ade20k")
 
 
@@ -76,9 +76,7 @@ def test_result_files_have_the_names_that_the_official_tools_look_for(tmp_path: 
 def test_there_and_back_every_annotated_pixel_has_its_official_id(
     benchmark: Benchmark, reader: type[Cityscapes | ADE20K], folder: str
 ):
-    if not (DATA / folder).is_dir():
-        pytest.skip(f"{benchmark} is not here: {DATA / folder} is missing")
-    samples = reader(DATA / folder, "val")
+    samples = reader(beside("data", folder), "val")
     for index, (_, path) in enumerate(samples.pairs):
         labels = samples[index].labels.numpy()
         annotated = labels != IGNORE_INDEX

@@ -10,6 +10,7 @@ from rich.table import Table
 from rectiseg.data.datasets import Dataset
 from rectiseg.inference import device_of, stages
 from rectiseg.metrics import ConfusionMatrix, Scores
+from rectiseg.models.fusion import known_classes
 from rectiseg.progress import Reporter
 from rectiseg.types import Logits, Parser, Refiner
 
@@ -42,7 +43,7 @@ def evaluate_parser(
 
 def check_classes(parser: Parser, dataset: Dataset) -> None:
     """Refuse a parser whose classes, where it knows them, are not the data set's in the same order."""
-    known = tuple(getattr(parser, "classes", ()))
+    known = known_classes(parser)
     if known and known != tuple(dataset.classes):
         raise ValueError(
             f"the model's {len(known)} classes ({', '.join(known)}) are not the data set's {len(dataset.classes)} "

@@ -8,7 +8,7 @@ from torch import nn
 
 from rectiseg.models.combine import log_mean_probability
 from rectiseg.ops.resize import resized, scaled
-from rectiseg.types import Image, Logits
+from rectiseg.types import Image, Logits, Parser
 
 
 class MultiScale(nn.Module):
@@ -68,6 +68,6 @@ class Ensemble(nn.Module):
         return log_mean_probability(parser(image) for parser in self.parsers)
 
 
-def known_classes(parser: nn.Module) -> tuple[str, ...]:
+def known_classes(parser: Parser) -> tuple[str, ...]:
     """The names of its classes, where it knows them."""
     return tuple(getattr(parser, "classes", ()))
