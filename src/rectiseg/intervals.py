@@ -65,8 +65,21 @@ def paired_difference(
 
     One block only, or counts of other images than the blocks', raise ValueError.
     """
-    first, second = (resampled_values(counts, measure, blocks, resamples, seed) for counts in (before, after))
-    return percentile_interval(second - first, len(blocks), confidence)
+    return mean_difference(before, [after], measure, blocks, resamples, seed, confidence)
+
+
+def mean_difference(
+    before: Counts,
+    afters: Sequence[Counts],
+    measure: Measure,
+    blocks: Blocks,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """The same of several trainings' mean; a resample draws the same images from all of them."""
+    first, *others = (resampled_values(counts, measure, blocks, resamples, seed) for counts in (before, *afters))
+    return percentile_interval(torch.stack(others).mean(dim=0) - first, len(blocks), confidence)
 
 
 def resampled_values(

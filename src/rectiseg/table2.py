@@ -20,7 +20,7 @@ from rectiseg.boundaries import BoundaryF
 from rectiseg.consistency import Inconsistency
 from rectiseg.data.datasets import Dataset
 from rectiseg.data.files import atomic_path, save_file
-from rectiseg.intervals import Blocks, Interval, percentile_interval, resampled_values
+from rectiseg.intervals import Blocks, Interval, mean_difference
 from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy
 from rectiseg.models.checkpoint import identity
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
@@ -29,8 +29,6 @@ from rectiseg.models.grn import GRN
 from rectiseg.progress import Reporter
 from rectiseg.train import HeldOut, Training
 from rectiseg.views import ConfidenceViews
-
-RESAMPLES = 2000
 
 
 def measures(num_classes: int) -> dict[str, Measure]:
@@ -146,9 +144,7 @@ def measured(network: nn.Module, views: ConfidenceViews, path: Path, reporter: R
 
 def gain(front: Measured, row: Sequence[Measured], name: str, measure: Measure, blocks: Blocks) -> Interval:
     """Of a row over the front: the mean of its seeds, which are resampled together."""
-    before = resampled_values(front.counts[name], measure, blocks, RESAMPLES, seed=0)
-    after = torch.stack([resampled_values(one.counts[name], measure, blocks, RESAMPLES, seed=0) for one in row])
-    return percentile_interval(after.mean(dim=0) - before, len(blocks), confidence=0.95)
+    return mean_difference(front.counts[name], [one.counts[name] for one in row], measure, blocks)
 
 
 def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks: Blocks) -> str:
@@ -163,9 +159,12 @@ def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks
             scale = 1 if name == "wrong regions" else 100
             values = [scale * float(measure.value(one.counts[name].sum(dim=0))) for one in row]
             cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
-            difference = gain(front, row, name, measure, blocks)
-            value, low, high = (scale * number for number in (difference.value, difference.low, difference.high))
-            cells.append("" if row[0] is front else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+            cells.append("" if row[0] is front else gained(gain(front, row, name, measure, blocks), scale))
         cells.append("" if row[0] is front else f"{mean(one.milliseconds for one in row):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def gained(interval: Interval, scale: float) -> str:
+    value, low, high = (scale * number for number in (interval.value, interval.low, interval.high))
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
