@@ -18,13 +18,13 @@ from torch import nn
 from rectiseg.data.datasets import Split
 from rectiseg.intervals import blocks_of
 from rectiseg.machine import machine
+from rectiseg.measured import Measured, as_markdown, measured
 from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN, NARROW
 from rectiseg.progress import ProgressReporter
 from rectiseg.recipes import Recipe, camvid_lite
 from rectiseg.settings import Settings
-from rectiseg.table2 import Measured, as_markdown, measured, names_of
 from rectiseg.train import Training
 from rectiseg.views import ConfidenceViews
 
@@ -34,10 +34,12 @@ LRNS: Mapping[str, Callable[[int], LRN]] = {
     **{f"LRN, m = {m}": partial(LRN.narrow, neighborhood=m) for m in (3, 5, 9)},
     "LRN of probabilities": partial(LRN, widths=NARROW, propagates="probabilities"),
 }
-GRNS: Mapping[str, dict[str, float | bool]] = {
-    "GRN": {},
-    "GRN without the auxiliary loss": {"auxiliary_weight": 0.0},
-    "GRN, loss on the last iteration only": {"every_iteration": False},
+# What the settings of its training are, and what of GRN itself is another way.
+GRNS: Mapping[str, tuple[dict[str, bool], dict[str, float | bool]]] = {
+    "GRN": ({}, {}),
+    "GRN, auxiliary loss until the end": ({"anneal_auxiliary": False}, {}),
+    "GRN without the auxiliary loss": ({}, {"auxiliary_weight": 0.0}),
+    "GRN, loss on the last iteration only": ({}, {"every_iteration": False}),
 }
 
 
@@ -54,9 +56,12 @@ class Variant(Training):
     def lrn_of(self, build: Callable[[int], LRN]) -> nn.Module:
         return self.trained("lrn_alone", partial(build, self.num_classes), self.recipe.lrn, self.confidences)
 
-    def grn_of(self, **arguments: float | bool) -> nn.Module:
+    def grn_of(self, start: Callable[[], GRN], attributes: Mapping[str, float | bool]) -> nn.Module:
         def build() -> GRN:
-            return GRN(self.encoder(), self.num_classes, self.recipe.iterations, **arguments)  # pyright: ignore
+            grn = start()
+            for name, value in attributes.items():
+                setattr(grn, name, value)
+            return grn
 
         return self.trained("grn", build, self.recipe.grn, self.confidences)
 
@@ -73,12 +78,15 @@ def main(data: Path, run: Path = Path("runs/camvid_lite"), lrn_epochs: int = 3, 
     with ProgressReporter() as reporter:
         whole = Training(camvid_lite(), data, run, reporter=reporter)
         rows = measurements(whole, lrn_epochs, grn_epochs)
-    names = names_of(whole.datasets["val"])
+    names = whole.datasets["val"].names
     blocks = blocks_of(names)
+    epochs = f"--lrn-epochs {lrn_epochs} --grn-epochs {grn_epochs}"
     print("# Ablations\n")
-    print(f"Printed by `python benchmarks/ablations.py --data CamVid --run {run}` with {lrn_epochs} epochs an LRN and ")
-    print(f"{grn_epochs} a GRN, seed {whole.seed}, on {machine()}. CamVid val, {len(blocks)} blocks.\n")
+    print(f"Printed by `python benchmarks/ablations.py --data CamVid --run {run} {epochs}`, ")
+    print(f"seed {whole.seed}, on {machine()}. CamVid val, {len(blocks)} blocks.\n")
     print(as_markdown(rows, whole.num_classes, blocks))
+    if not grn_epochs:
+        print(f"\nNot measured: {'; '.join(GRNS)}.")
 
 
 def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str, list[Measured]]:
@@ -93,12 +101,15 @@ def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str,
         networks[title] = Variant(whole, recipe, title).lrn_of(build)
     title = "LRN, not cross-fitted"
     networks[title] = Variant(whole, recipe, title, naive.after_front).lrn_of(LRN.narrow)
-    for title, arguments in GRNS.items() if grn_epochs else ():
-        networks[title] = Variant(whole, recipe, title).grn_of(**arguments)
+    title = "LRN, the front's class weights"
+    weighted = replace(recipe, lrn=replace(recipe.lrn, class_weights=whole.class_weights))
+    networks[title] = Variant(whole, weighted, title).lrn_of(LRN.narrow)
+    for title, (settings, attributes) in GRNS.items() if grn_epochs else ():
+        changed = replace(recipe, grn=replace(recipe.grn, **settings))  # pyright: ignore[reportArgumentType]
+        networks[title] = Variant(whole, changed, title).grn_of(whole.new_grn, attributes)
     views, folder = whole.after_front("val"), whole.output / "ablations"
     return {
-        title: [measured(network, views, folder / f"{title}.safetensors", whole.reporter)]
-        for title, network in networks.items()
+        title: [measured(network, views, folder / f"{title}.safetensors", whole)] for title, network in networks.items()
     }
 
 

@@ -64,10 +64,10 @@ def random_logits(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def tiny_grn(num_classes: int = 5, iterations: int = 3, full_backpropagation: bool = False) -> GRN:
+def tiny_grn(num_classes: int = 5, iterations: int = 3, **options: bool) -> GRN:
     """With a head that is not zero: it changes what it gets."""
     torch.manual_seed(3)
-    grn = GRN(TinyEncoder(), num_classes, iterations, full_backpropagation=full_backpropagation).eval()
+    grn = GRN(TinyEncoder(), num_classes, iterations, **options).eval()
     nn.init.normal_(grn.network.head.weight)
     return grn
 

@@ -16,7 +16,7 @@ from networks import random, random_logits
 from rectiseg import __version__
 from rectiseg.models import checkpoint
 from rectiseg.models.checkpoint import describe, fingerprint, load, load_state, read_training, save, save_state, title
-from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
+from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
@@ -40,7 +40,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         Front(lite(), K), Cascade(GRN(lite(), K, iterations=2), LRN.narrow(K)), ("a", "b", "c"), ((1, 2, 3),) * K
     ),
     "a parallel": lambda: Parallel(tiny_lrn(), Cascade(), Cascade(tiny_lrn(), LRN.narrow(K, neighborhood=5))),
-    "front and GRN": lambda: CoarseCascade(Front(lite(), K), GRN(lite(), K, 1)),
+    "front and GRN": lambda: SceneParser(Front(lite(), K), GRN(lite(), K, 1)),
     "a front": lambda: Front(ResNet(18, 16), K, head_dilation=2, aligned=False, learnable_deconvolution=True),
     "a GRN": lambda: GRN(lite(), K, 2, 0.1, every_iteration=False, full_backpropagation=True),
     "an LRN": tiny_lrn,
@@ -66,7 +66,7 @@ def result_of(model: nn.Module) -> Tensor:
     with torch.inference_mode():
         if isinstance(model, ResNet | EfficientNetLite):
             return model(random(1, model.in_channels, 32, 64))
-        return model(image) if isinstance(model, SceneParser | CoarseCascade | Front) else model(image, logits)
+        return model(image) if isinstance(model, SceneParser | Front) else model(image, logits)
 
 
 def header_of(path: Path) -> dict:

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from networks import TinyEncoder, random, random_logits, tiny_grn
-from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
+from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.front import Front
-from rectiseg.models.grn import GRN
 from rectiseg.types import Parser, Refiner
 
 
@@ -21,9 +20,9 @@ class Double(nn.Module):
         return 2 * logits
 
 
-def tiny_front(learnable_deconvolution: bool = False, aligned: bool = True) -> Front:
+def tiny_front() -> Front:
     torch.manual_seed(4)
-    front = Front(TinyEncoder(), 5, aligned=aligned, learnable_deconvolution=learnable_deconvolution)
+    front = Front(TinyEncoder(), 5)
     nn.init.normal_(front.head.weight)
     return front.eval()
 
@@ -61,18 +60,3 @@ def test_a_scene_parser_is_its_front_and_then_its_refiner() -> None:
     parser: Parser = SceneParser(front, Cascade(grn, Double()), classes=("a", "b", "c", "d", "e"))
     with torch.inference_mode():
         assert parser(image).equal(2 * grn(image, front(image)))
-
-
-def test_coarse_scores_of_front_and_grn_say_all() -> None:
-    cascade, image = CoarseCascade(tiny_front(), tiny_grn()), random(2, 3, 13, 18)
-    with torch.inference_mode():
-        upsampled = cascade.front.upsample(cascade.coarse(image), 13, 18)
-        torch.testing.assert_close(upsampled, cascade(image), rtol=1e-4, atol=1e-4)
-    assert cascade.coarse_suffices
-
-
-def test_coarse_scores_do_not_suffice_on_two_grids_or_with_learned_upsampling() -> None:
-    assert not CoarseCascade(tiny_front(aligned=False), tiny_grn()).coarse_suffices
-    assert not CoarseCascade(tiny_front(learnable_deconvolution=True), tiny_grn()).coarse_suffices
-    learned = GRN(TinyEncoder(), 5, learnable_deconvolution=True)
-    assert not CoarseCascade(tiny_front(), learned).coarse_suffices

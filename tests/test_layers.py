@@ -44,7 +44,10 @@ BELOW = {
     "stage": ["models.checkpoint", "views", "curves"],
     "recipes": ["settings", "data", "models"],
     "train": ["recipes", "stage", "progress", "machine"],
-    "table2": ["train", "boundaries", "consistency", "intervals"],
+    "held_out": ["train"],
+    "crf_search": ["models", "data"],
+    "measured": ["train", "boundaries", "consistency", "intervals"],
+    "table2": ["measured", "held_out", "crf_search"],
     "cli": ["table2", "train", "evaluate", "export", "batch", "server"],
 }
 CORE_DISTRIBUTIONS = {"pillow": "PIL"}  # where the name to import is another one

@@ -10,7 +10,6 @@ from rectiseg.recipes import (
     RECIPES,
     Recipe,
     ade20k_paper,
-    camvid_drives,
     camvid_lite,
     camvid_paper,
     cityscapes_paper,
@@ -91,22 +90,17 @@ def test_camvid_as_the_paper_would_do_it_differs_from_cityscapes_in_name_and_cro
     assert camvid_paper() == replace(cityscapes_paper(), name="camvid_paper", dataset="camvid", **crops)  # pyright: ignore
 
 
-def test_the_shipped_models_refiners_are_cross_fitted_and_see_whole_size_confidences():
-    """A GRN that started from the front would know the labels that the fold's front never saw.
-
-    One stored view and its mirror image an image; two cores train no LRN of Table 1's width.
-    """
+def test_the_shipped_models_refiners_see_whole_size_confidences():
+    """One stored view and its mirror image an image; two cores train no LRN of Table 1's width."""
     recipe = camvid_lite()
-    assert (recipe.folds, recipe.grn_starts_from) == (2, "encoder")
-    assert recipe.grn_once is not None
-    assert recipe.grn_once.scales == recipe.grn.scales == recipe.lrn.scales == (1.0,)
-    assert (recipe.iterations, recipe.neighborhood, recipe.lrn_widths) == (3, 7, NARROW)
+    assert recipe.grn.scales == recipe.lrn.scales == (1.0,)
+    assert (recipe.iterations, recipe.neighborhood, recipe.lrn_widths) == (1, 7, NARROW)
 
 
-def test_drives_are_left_out_by_fronts_of_half_the_length():
-    recipe = camvid_drives()
-    assert recipe.folds == "drives"
-    assert 2 * recipe.front.epochs == camvid_lite().front.epochs
+def test_a_drive_is_left_out_by_a_front_of_half_the_length():
+    recipe = camvid_lite()
+    assert recipe.without_drive is not None
+    assert 2 * recipe.without_drive.epochs == recipe.front.epochs
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,17 +1,18 @@
 """A stage's loss, its optimizer and its learning rates."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from networks import TinyEncoder
+from networks import TinyEncoder, encoder
 from rectiseg.models.front import Front
 from rectiseg.settings import Settings, make_optimizer
-from rectiseg.stage import StageLoss
+from rectiseg.stage import StageLoss, synchronized
 from tiny_stage import K, OneConvolution, one_convolution, tiny_lrn
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant")
@@ -58,3 +59,14 @@ def test_only_the_classifier_of_a_front_learns_faster():
     assert (slow["rate_factor"], fast["rate_factor"]) == (1.0, 3.0)
     assert {id(value) for value in fast["params"]} == {id(value) for value in front.head.parameters()}
     assert len(make_optimizer(tiny_lrn(), replace(PLAIN, head_rate=3.0)).param_groups) == 1
+
+
+@pytest.mark.parametrize(("processes", "device", "shared"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+def test_batch_norm_sees_the_whole_batch_where_several_gpus_divide_it(processes: int, device: str, shared: bool):
+    front = Front(deepcopy(encoder("lite0")), K)
+    names = front.state_dict().keys()
+    made = synchronized(front, processes, torch.device(device))
+    assert made is front
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in made.modules()) == shared
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in made.modules()) != shared
+    assert made.state_dict().keys() == names

@@ -1,4 +1,4 @@
-"""Table 2 on a training of seconds: every row is there, measured once, and the front gains nothing over itself."""
+"""Table 2 on a training of seconds: every row is measured once, and drives by what never saw them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,24 +7,18 @@ import pytest
 import torch
 
 from networks import random, random_logits, tiny_grn
-from rectiseg.models.checkpoint import fingerprint, load
-from rectiseg.models.combine import Cascade
+from rectiseg import table2
+from rectiseg.held_out import WithoutDrive
+from rectiseg.models.checkpoint import fingerprint, identity, load, load_refiner, save
+from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
-from rectiseg.table2 import (
-    Measured,
-    after,
-    as_markdown,
-    gain,
-    measure_held_out_rows,
-    measure_rows,
-    measures,
-    names_of,
-)
-from rectiseg.train import HeldOut
+from rectiseg.table2 import Rows, after, measure_drives, measure_rows, page, tuned_crf
+from rectiseg.train import Training
+from tiny_stage import Drawn
 from tiny_training import needs_weights, smallest
 
-BLOCKS = [[0], [1]]
-TITLES = ["MS-Dilation", "LRN", "GRN, N = 1", "GRN, N = 2", "GRN, LRN", "LRN, GRN", "GRN and LRN in parallel"]
+AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "LRN, GRN", "GRN and LRN in parallel"]
+TITLES = ["front", "MS-Dilation", "LRN", *AFTER_FRONT, "GRN, LRN, multi-scale and flip"]
 
 
 class Heard(Reporter):
@@ -34,7 +28,8 @@ class Heard(Reporter):
         self.parts: list[str] = []
 
     def stage(self, title: str, total: int) -> None:
-        self.parts.append(title)
+        if not title.startswith("confidences"):
+            self.parts.append(title)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +37,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("table2")
 
 
-def rows_of(folder: Path, reporter: Reporter) -> dict[str, list[Measured]]:
-    trainings = [smallest(folder), smallest(folder)]
-    trainings[1].refiner_seed = 1
-    return measure_rows(trainings, {"nothing": Cascade()}, reporter)
+def rows_of(folder: Path, reporter: Reporter | None = None, seeds: int = 2) -> Rows:
+    trainings = [smallest(folder, reporter) for _ in range(seeds)]
+    for seed, training in enumerate(trainings):
+        training.refiner_seed = seed
+    return Rows(trainings, trainings[:1], crf=False)
+
+
+def renamed(data: Drawn, *names: str) -> Drawn:
+    data.names = list(names)
+    data.samples = [sample._replace(name=name) for sample, name in zip(data.samples, names, strict=True)]
+    return data
+
+
+def with_drives(folder: Path) -> Training:
+    made = smallest(folder)
+    made.recipe = replace(made.recipe, without_drive=made.recipe.front)
+    made.datasets = {
+        "train": renamed(Drawn(4, 0, 25, 33), "a_1", "a_2", "b_1", "b_2"),
+        "val": renamed(Drawn(1, 1, 25, 33), "b_3"),
+    }
+    return made
 
 
 @needs_weights
 def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
-    rows = rows_of(folder, Reporter())
-    assert list(rows) == ["front", "nothing", *TITLES, "GRN, LRN, multi-scale"]
-    assert [len(row) for row in rows.values()] == [1, 1, *[2] * 8]
-    again = Heard()
-    repeated = rows_of(folder, again)
-    assert not [part for part in again.parts if not part.startswith("confidences")]
+    rows = measure_rows(rows_of(folder))
+    assert list(rows) == TITLES
+    assert [len(row) for row in rows.values()] == [1, 2, 2, *[1] * 6]
+    heard = Heard()
+    repeated = measure_rows(rows_of(folder, heard))
+    assert not heard.parts
     for title, row in rows.items():
         for one, other in zip(row, repeated[title], strict=True):
             assert one.milliseconds == other.milliseconds
@@ -64,55 +76,74 @@ def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
 
 @needs_weights
 def test_a_row_is_measured_again_when_its_network_has_changed(folder: Path):
-    rows_of(folder, Reporter())
+    measure_rows(rows_of(folder))
+    trained = load(folder / "context.safetensors")
     heard = Heard()
-    measure_rows([smallest(folder)], {"nothing": Cascade(Cascade())}, heard)
-    assert [part for part in heard.parts if not part.startswith("confidences")] == ["nothing"]
+    rows = rows_of(folder, heard)
+    with torch.no_grad():
+        next(trained.parameters()).add_(1)
+    rows.first.context = lambda: trained
+    measure_rows(rows)
+    assert heard.parts == ["MS-Dilation"]
 
 
 @needs_weights
-def test_held_out_folds_are_measured_with_what_never_saw_them(tmp_path: Path):
-    made = smallest(tmp_path)
-    made.recipe = replace(made.recipe, folds=2)
-    rows, names = measure_held_out_rows([made], {}, Reporter())
-    train = made.datasets["train"]
-    assert sorted(names) == sorted(train[index].name for index in range(len(train)))
-    assert {len(counts) for row in rows.values() for counts in row[0].counts.values()} == {len(names)}
-    for fold, unseen in enumerate(made.folds):
-        held_out = HeldOut(made, fold)
-        inside = {train[index].name for index in unseen}
-        learnt_from = {
-            path.stem for path in (held_out.output / "confidences" / "front" / "train").glob("*.safetensors")
-        }
-        assert learnt_from == set(names) - inside
-        assert set(names_of(held_out.datasets["val"])) == inside
-        assert fingerprint(held_out.front()) == fingerprint(load(tmp_path / f"front_fold{fold}.safetensors"))
+def test_saved_parsers_join_the_ensemble(folder: Path):
+    measure_rows(rows_of(folder))
+    path = folder / "another.safetensors"
+    save(SceneParser(load(folder / "front.safetensors"), Cascade()), path)
+    rows = replace(rows_of(folder, seeds=1), ensemble=[path])
+    assert list(measure_rows(rows)) == [*TITLES, "ensemble of 2"]
+
+
+@needs_weights
+def test_a_drive_is_measured_with_what_never_saw_it(tmp_path: Path):
+    made = with_drives(tmp_path)
+    rows, names = measure_drives(Rows([made], [made], crf=False))
+    assert names == ["a_1", "a_2", "b_1", "b_2", "b_3"]
+    assert {len(counts) for row in rows.values() for counts in row[0].counts.values()} == {5}
+    seen = {"a": {"b_1", "b_2"}, "b": {"a_1", "a_2"}}
+    for drive, learnt in seen.items():
+        without = WithoutDrive(made, drive)
+        stored = without.output / "confidences" / "front" / "train"
+        assert {path.stem for path in stored.glob("*.safetensors")} == learnt
+        assert without.after_front("train").confidences.about["source"] == identity(without.front())
+        assert set(without.datasets["train"].names) == learnt
     assert not (tmp_path / "front.safetensors").exists()
 
 
-def random_measurements(seed: int) -> Measured:
-    """Of two images and two classes."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.randint(2, (2, 2, 9, 14), generator=generator)
-    counts = {name: torch.stack([measure.counts(*pair) for pair in maps]) for name, measure in measures(2).items()}
-    return Measured(counts, 7.0)
+def test_one_drive_only_and_a_recipe_without_such_fronts_are_refused(tmp_path: Path):
+    made = with_drives(tmp_path)
+    made.datasets["train"] = renamed(Drawn(2, 0, 25, 33), "a_1", "a_2")
+    with pytest.raises(ValueError, match="all training images are of the drive a"):
+        WithoutDrive(made, "a")
+    with pytest.raises(ValueError, match="scenes_tiny does not say how a front is trained without a drive"):
+        WithoutDrive(smallest(tmp_path), "a")
 
 
-def test_what_equals_the_front_gains_nothing():
-    front = random_measurements(0)
-    interval = gain(front, [front, front], "mean IoU", measures(2)["mean IoU"], BLOCKS)
-    assert (interval.value, interval.low, interval.high, interval.blocks) == (0, 0, 0, 2)
+@needs_weights
+def test_the_crf_is_tuned_on_training_images_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table2, "TRIALS", 3)
+    crf = tuned_crf(smallest(folder))
+    heard = Heard()
+    assert fingerprint(tuned_crf(smallest(folder, heard))) == fingerprint(crf)
+    assert not heard.parts
+    assert fingerprint(load_refiner(folder / "crf.safetensors")) == fingerprint(crf)
 
 
-def test_the_table_has_a_line_a_row_and_the_spread_of_its_seeds():
-    rows = {"front": [random_measurements(0)], "LRN": [random_measurements(1), random_measurements(2)]}
-    header, _, front, lrn = as_markdown(rows, 2, BLOCKS).splitlines()
-    assert header.startswith("| | seeds | mean IoU | gain | pixel accuracy | gain | boundary F at 3 px | gain |")
-    assert len(header.split("|")) == len(front.split("|")) == len(lrn.split("|"))
-    assert front.startswith("| front | 1 | ")
-    assert lrn.startswith("| +LRN | 2 | ")
-    assert " ± " in lrn
-    assert lrn.endswith("] | 7 |")
+@needs_weights
+def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table2, "blocks_of", lambda names: [[index] for index in range(len(names))])
+    made = with_drives(tmp_path)
+    made.datasets["val"] = renamed(Drawn(2, 1, 25, 33), "b_3", "b_4")
+    lines = page(Rows([made], [made], crf=False), "rectiseg table2 ...", with_drives=True).splitlines()
+    assert lines[2].startswith("Printed by `rectiseg table2 ...`, on ")
+    assert [line for line in lines if line.startswith("##")] == ["## Val", "## Drives that nothing was trained on"]
+    assert sum(line.startswith("| +LRN | 1 |") for line in lines) == 2
+    assert "2 images in 2 blocks." in lines
+    assert "6 images in 6 blocks." in lines
+    assert lines[-1].startswith("Minutes that trainings took: context ")
+    assert "without_a/front" in lines[-1]
 
 
 def test_a_grn_read_after_one_iteration_shares_its_weights_and_changes_nothing_of_the_whole():

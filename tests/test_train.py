@@ -205,17 +205,6 @@ def test_refiners_of_another_seed_follow_the_same_front_and_lie_beside_the_first
 
 
 @needs_weights
-def test_a_grn_can_learn_one_iteration_before_all_of_them(tmp_path: Path):
-    made = smallest(tmp_path)
-    made.recipe = replace(made.recipe, grn_once=made.recipe.grn, grn=replace(made.recipe.grn, phases=((1, 0.0),)))
-    made.run(("grn",))
-    once, grn = (load(tmp_path / f"{name}.safetensors") for name in ("grn_once", "grn"))
-    assert (once.iterations, grn.iterations) == (1, 2)
-    for name, value in once.named_parameters():
-        assert torch.equal(grn.get_parameter(name), value), name  # a rate of nothing changes nothing
-
-
-@needs_weights
 def test_a_grn_that_comes_last_learns_from_what_front_and_lrn_say(tmp_path: Path):
     made = smallest(tmp_path)
     made.run(("grn_last",))

@@ -36,6 +36,7 @@ class Drawn:
     def __init__(self, count: int, seed: int = 3, height: int = 21, width: int = 30):
         scenes = GeneratedScenes(count, seed, height, width)
         self.samples = [scenes[index] for index in range(count)]
+        self.names = scenes.names
 
     def __len__(self) -> int:
         return len(self.samples)

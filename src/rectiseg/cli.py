@@ -1,6 +1,7 @@
 """The command `rectiseg`. Exit status: 0 all done, 1 some inputs failed, 2 refused."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ EncoderChoice = Literal[
 Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 StageChoice = Literal["front", "lrn_alone", "grn", "lrn", "context", "grn_last"]
-RecipeName = Literal["camvid_lite", "camvid_drives", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
+RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def train(
     refiner_seed: Annotated[int | None, arg(help_behavior_hint="")] = None,
     encoder: Annotated[EncoderChoice | None, arg(help_behavior_hint="")] = None,
     encoder_weights: Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    confidences: OptionalPath = None,
+    grn_weights: OptionalPath = None,
     save_memory: bool = False,
 ) -> int:
     """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
@@ -71,6 +74,9 @@ def train(
         refiner_seed: Another seed for all stages after the front, whose results lie beside the first's.
         encoder: Another encoder than the recipe's (section 4.2's ensemble has ResNet-101, -152 and -200).
         encoder_weights: Its pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
+        confidences: Train only refiners, after any parser: `rectiseg confidences` stored what it says in train/ and
+            val/ here.
+        grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
         save_memory: Take a batch image by image and compute activations twice instead of keeping them.
     """
     from rectiseg.progress import ProgressReporter
@@ -81,8 +87,19 @@ def train(
         settings = RECIPES[recipe]()
         settings = settings if dataset is None else replace(settings, dataset=dataset)
         settings = settings if encoder is None else replace(settings, encoder=encoder)
-        folder = output or Path("runs", recipe)
-        Training(settings, data, folder, seed, encoder_weights, reporter, save_memory, refiner_seed).run(stages)
+        training = Training(
+            settings,
+            data,
+            output or Path("runs", recipe),
+            seed,
+            encoder_weights,
+            reporter,
+            save_memory,
+            refiner_seed,
+            confidences,
+            grn_weights,
+        )
+        training.run(stages)
     return 0
 
 
@@ -244,45 +261,61 @@ def table2(
     /,
     data: OptionalPath = None,
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    confidences: OptionalPath = None,
+    grn_weights: OptionalPath = None,
     seeds: tuple[int, ...] = (0,),
-    held_out: bool = False,
+    grn_seeds: tuple[int, ...] = (0,),
+    drives: bool = True,
     crf: bool = True,
+    ensemble: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
 ) -> int:
     """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
 
     What is not trained yet is trained, and nothing is measured twice: the same command goes on where it was stopped.
 
-    Example: rectiseg table2 camvid_lite --data CamVid --seeds 0 1 2
+    Example: rectiseg table2 camvid_lite --data CamVid --seeds 0 1 2 --grn-seeds 0 1
 
     Args:
         recipe: The experiment whose front and refiners are compared on its val images.
         data: The data set's folder (generated scenes need none).
         output: The training's folder; runs/RECIPE by default.
-        seeds: Of the refiners; the first is the front's, too.
-        held_out: Measure on the images of every fold, with a front and refiners that never saw them, in place of val.
-        crf: Compare with a fully connected CRF, too.
+        confidences: Compare refiners after another parser, which `rectiseg confidences` stored in train/ and val/ here.
+        grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
+        seeds: Of LRN and MS-Dilation; the front's is the first.
+        grn_seeds: Of GRN and what goes with it.
+        drives: Print a second table, measured on each drive of the data set after training on the others.
+        crf: Compare with a fully connected CRF, too, tuned on training images.
+        ensemble: Saved parsers that speak together with the first cascade in the last row.
     """
-    from rectiseg.intervals import blocks_of
-    from rectiseg.machine import machine
-    from rectiseg.models.crf import FullyConnectedCRF
     from rectiseg.progress import ProgressReporter
     from rectiseg.recipes import RECIPES
-    from rectiseg.table2 import as_markdown, measure_held_out_rows, measure_rows, names_of
+    from rectiseg.table2 import Rows, page
     from rectiseg.train import Training
 
+    if not seeds or not grn_seeds:
+        raise ValueError("a table takes one seed or more: name them after --seeds and --grn-seeds")
     folder = output or Path("runs", recipe)
     with ProgressReporter() as reporter:
-        trainings = [
-            Training(RECIPES[recipe](), data, folder, seeds[0], None, reporter, refiner_seed=seed) for seed in seeds
-        ]
-        baselines = {"CRF": FullyConnectedCRF()} if crf else {}
-        if held_out:
-            rows, names = measure_held_out_rows(trainings, baselines, reporter)
-        else:
-            rows, names = measure_rows(trainings, baselines, reporter), names_of(trainings[0].datasets["val"])
-    blocks = blocks_of(names)
-    print(as_markdown(rows, trainings[0].num_classes, blocks))
-    print(f"\n{len(names)} images in {len(blocks)} blocks, {machine()}.")
+
+        def trainings(refiner_seeds: tuple[int, ...]) -> list[Training]:
+            return [
+                Training(
+                    RECIPES[recipe](),
+                    data,
+                    folder,
+                    seeds[0],
+                    None,
+                    reporter,
+                    refiner_seed=seed,
+                    confidences=confidences,
+                    grn_weights=grn_weights,
+                )
+                for seed in refiner_seeds
+            ]
+
+        rows = Rows(trainings(seeds), trainings(grn_seeds), crf, ensemble)
+        text = page(rows, shlex.join(["rectiseg", *sys.argv[1:]]), drives)
+    print(text)
     return 0
 
 

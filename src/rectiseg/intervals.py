@@ -35,8 +35,9 @@ class Interval:
 
 
 def blocks_of(names: Sequence[str], length: int = 20) -> list[list[int]]:
-    """Runs of ``length`` consecutive samples of one drive; what is left at a drive's end is a shorter block."""
-    runs = [list(run) for _, run in groupby(range(len(names)), key=lambda index: drive_of(names[index]))]
+    """So many samples of one drive in the order of their names; what is left at its end is a shorter block."""
+    ordered = sorted(range(len(names)), key=names.__getitem__)
+    runs = [list(run) for _, run in groupby(ordered, key=lambda index: drive_of(names[index]))]
     return [run[start : start + length] for run in runs for start in range(0, len(run), length)]
 
 

@@ -1,8 +1,8 @@
 """How a stage is trained: numbers, the optimizer they make, and seeds."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,6 +43,20 @@ class Settings:
             if epoch < end:
                 return rate * decay
         return self.phases[-1][1] * decay
+
+
+def changed(settings: Any) -> dict[str, Any]:
+    """What a recipe or settings say beyond the defaults.
+
+    A stage is known by that: an option that is added later, off by default, leaves what was trained before valid.
+    """
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    defaults = {field.name: field.default for field in fields(settings)}
+    return {
+        name: changed(value) if is_dataclass(value) else value
+        for name, value in values.items()
+        if value != defaults[name]
+    }
 
 
 def make_optimizer(stage: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save, save_state
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
-from rectiseg.settings import Settings, generator_of, make_optimizer, seed_of
+from rectiseg.settings import Settings, changed, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
 from rectiseg.views import TrainingData
 
@@ -86,7 +85,7 @@ class Run:
             raise ValueError(
                 f"a batch of {settings.batch} cannot be shared among {accelerator.num_processes} processes"
             )
-        self.stage = stage
+        self.stage = synchronized(stage, accelerator.num_processes, accelerator.device)
         self.data = data
         self.settings = settings
         self.seed = seed
@@ -97,8 +96,8 @@ class Run:
         self.step = 0
         self.best = -math.inf
         self.seconds = 0.0
-        optimizer = make_optimizer(stage, settings)
-        self.loss, self.optimizer = accelerator.prepare(StageLoss(stage, settings.class_weights), optimizer)
+        optimizer = make_optimizer(self.stage, settings)
+        self.loss, self.optimizer = accelerator.prepare(StageLoss(self.stage, settings.class_weights), optimizer)
 
     @property
     def learning_rate(self) -> float:
@@ -124,8 +123,8 @@ class Run:
         self.stage.train()
         if self.settings.frozen_batch_norm:
             freeze_batch_norm(self.stage)
-        if isinstance(self.stage, GRN) and self.settings.anneal_auxiliary:
-            self.stage.auxiliary_share = 1 - self.step / self.steps
+        if isinstance(self.stage, GRN):
+            self.stage.auxiliary_share = 1 - self.step / self.steps if self.settings.anneal_auxiliary else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["rate_factor"]
         batch = self.batch(self.step)
@@ -176,13 +175,13 @@ def train_stage(
     """
     run = Run(stage, data, settings, seed, accelerator, save_memory)
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = json.dumps({"settings": asdict(settings), "seed": seed, "samples": len(data)}, sort_keys=True)
+    fingerprint = json.dumps({"settings": changed(settings), "seed": seed, "samples": len(data)}, sort_keys=True)
     state = folder / "state.safetensors"
     if state.exists():
         about = load_state(state, stage, run.optimizer)
         if about["fingerprint"] != fingerprint:
             raise ValueError(f"{state}: saved by a run with other settings; delete {folder} or choose another folder")
-        run.step, run.best, run.seconds = int(about["step"]), float(about["best"]), float(about.get("seconds", 0))
+        run.step, run.best, run.seconds = int(about["step"]), float(about["best"]), float(about["seconds"])
     start = time.monotonic() - run.seconds
     with Curves(folder, run.step) if accelerator.is_main_process else nullcontext() as curves:
         while run.step < run.steps:
@@ -222,6 +221,13 @@ def confusion(
             logits, labels = predict(index)
             matrix.update(logits.argmax(dim=1).cpu(), labels)
     return scores_of(accelerator.reduce(matrix.counts.to(accelerator.device), "sum").cpu())  # pyright: ignore
+
+
+def synchronized(stage: nn.Module, processes: int, device: torch.device) -> nn.Module:
+    """Batch norm sees the whole batch where several GPUs divide it; on CPUs each process normalises its own part."""
+    if processes > 1 and device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(stage)
+    return stage
 
 
 def share_buffers(module: nn.Module) -> None:

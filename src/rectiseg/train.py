@@ -3,7 +3,8 @@
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
 confidences of front and GRN, and ``parser.safetensors``, the whole cascade. On request also what Table 2 compares them
-with: ``context`` (MS-Dilation) and ``grn_last``, a GRN that follows ``lrn_alone``.
+with: ``context`` (MS-Dilation) and ``grn_last``, a GRN that follows ``lrn_alone``. After another parser, whose
+confidences were stored before, there is no front to train; ``refiner.safetensors`` is then GRN and LRN.
 """
 
 import hashlib
@@ -18,13 +19,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rectiseg.data.confidences import Confidences, View, store_confidences
-from rectiseg.data.datasets import Dataset, Joined, Split, Subset, drive_of, drives, left_out
+from rectiseg.data.confidences import Confidences, View, read_about, store_confidences, store_refined
+from rectiseg.data.datasets import Dataset, Split, Subset, left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.checkpoint import identity, load, read_training, save
-from rectiseg.models.combine import Cascade, CoarseCascade, SceneParser
+from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -34,7 +35,7 @@ from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
 from rectiseg.recipes import Recipe
-from rectiseg.settings import Settings
+from rectiseg.settings import Settings, changed
 from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
@@ -42,12 +43,11 @@ from rectiseg.views import ConfidenceViews, ImageViews
 StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
 STANDS_ON: dict[str, tuple[str, ...]] = {
-    "grn_once": ("front",),
-    "grn": ("front", "grn_once"),
-    "lrn": ("front", "grn_once", "grn"),
+    "grn": ("front",),
+    "lrn": ("front", "grn"),
     "lrn_alone": ("front",),
     "context": ("front",),
-    "grn_last": ("front", "grn_once", "lrn"),
+    "grn_last": ("front", "lrn"),
 }
 """Whose settings decide what a stage learns from, by the names of the recipe's settings."""
 
@@ -65,6 +65,8 @@ class Training:
         reporter: Reporter | None = None,
         save_memory: bool = False,
         refiner_seed: int | None = None,
+        confidences: Path | None = None,
+        grn_weights: Path | None = None,
     ):
         self.recipe = recipe
         self.data = data
@@ -73,6 +75,8 @@ class Training:
         self.refiner_seed = seed if refiner_seed is None else refiner_seed
         self.encoder_weights: Path | Literal["random"] | None = encoder_weights
         self.save_memory = save_memory
+        self.confidences = confidences
+        self.grn_weights = grn_weights
         # Each stage has a precision of its own; several processes without an accelerator need to be told of the CPU.
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
         self.reporter = reporter if reporter is not None and self.accelerator.is_main_process else Reporter()
@@ -87,18 +91,25 @@ class Training:
     def run(self, stages: tuple[StageName, ...] = STAGES) -> None:
         """The named stages and what they stand on; with GRN and LRN there, the whole parser."""
         for stage in stages:
-            getattr(self, stage)()
-        parts = [self.path_of(stage) for stage in ("front", "grn", "lrn")]
-        if all(path.exists() for path in parts):
+            if stage != "front" or self.confidences is None:
+                getattr(self, stage)()
+        if all(self.path_of(stage).exists() for stage in ("grn", "lrn")):
             if self.accelerator.is_main_process:
-                train = self.datasets["train"]
                 cascade = Cascade(self.grn(), self.lrn())
-                parser = SceneParser(self.front(), cascade, train.classes, train.palette)
-                about: dict[str, str] = {}
-                for path in (*sorted(self.output.glob("front_fold*.safetensors")), *parts):
-                    about |= read_training(path)
-                save(parser, self.path_of("parser"), about)
+                if self.confidences is not None:
+                    save(cascade, self.path_of("refiner"), self.about | self.times("grn", "lrn"))
+                else:
+                    train = self.datasets["train"]
+                    parser = SceneParser(self.front(), cascade, train.classes, train.palette)
+                    folds = [f"front_fold{fold}" for fold in range(len(self.folds))]
+                    times = self.times("front", *folds, "grn", "lrn")
+                    save(parser, self.path_of("parser"), self.about | times)
             self.accelerator.wait_for_everyone()
+
+    def times(self, *stages: str) -> dict[str, str]:
+        """How long the stages took that were trained here."""
+        entries = [read_training(self.path_of(stage)) for stage in stages if self.path_of(stage).exists()]
+        return {name: value for entry in entries for name, value in entry.items() if name.endswith("_seconds")}
 
     def label(self, name: str) -> str:
         """The name that a stage has in the folder, where refiners of several seeds can follow the same fronts."""
@@ -114,26 +125,28 @@ class Training:
             "recipe": self.recipe.name,
             "dataset": self.recipe.dataset,
             "seed": str(self.seed),
+            "refiner_seed": str(self.refiner_seed),
             "machine": machine(),
             "classes": json.dumps(self.datasets["train"].classes),
             "settings": json.dumps(asdict(self.recipe)),
+            **({} if self.grn_weights is None else {"grn_weights": identity(self.started_grn())}),
         }
 
-    def key(self, name: str) -> str:
-        """Twelve hexadecimal digits that change with every setting that this stage's weights follow from."""
-        recipe = asdict(self.recipe)
-        settings = {stage: recipe.pop(stage) for stage in ("front", "grn_once", "grn", "lrn", "context")}
-        # front_fold0 is trained as the front is, lrn_alone as the LRN
-        stage = name if name in settings else name.partition("_")[0]
-        followed = [settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None]
+    def key(self, name: str, images: Sequence[str]) -> str:
+        """Twelve hexadecimal digits that change with every setting and image that this stage's weights follow from."""
+        recipe = changed(self.recipe)
+        settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "context")}
+        stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
-            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from"):
-                del recipe[later]
-        if name == "front":
-            del recipe["folds"]
-        known = [recipe, followed, settings[stage], self.seed, len(self.datasets["train"])]
-        if stage != "front" and self.refiner_seed != self.seed:
-            known.append(self.refiner_seed)
+            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from", "folds"):
+                recipe.pop(later, None)
+        followed = {before: settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None}
+        if self.confidences is not None:
+            followed["front"] = read_about(self.confidences / "train")["source"]
+        if self.grn_weights is not None and stage == "grn":
+            followed["grn_weights"] = identity(self.started_grn())
+        seed = self.seed if stage == "front" else self.refiner_seed
+        known = [recipe, settings[stage], followed, self.seed, seed, list(images)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
@@ -157,15 +170,12 @@ class Training:
         def samples(split: Split) -> ImageViews:
             return ImageViews(train if split == "train" else val)
 
-        return cast(Front, self.trained(name, build, self.recipe.front, samples))
+        return cast(Front, self.trained(name, build, self.recipe.front, samples, train.names))
 
     @cached_property
     def folds(self) -> list[list[int]]:
         """The training images that each of the cross-fitted fronts does not see; none without cross-fitting."""
-        train = self.datasets["train"]
-        if self.recipe.folds == "drives":
-            return list(drives(train).values())
-        return left_out(len(train), self.recipe.folds) if self.recipe.folds else []
+        return left_out(len(self.datasets["train"]), self.recipe.folds) if self.recipe.folds else []
 
     def front_without(self, fold: int) -> Front:
         train = self.datasets["train"]
@@ -198,27 +208,28 @@ class Training:
 
         return cast(MultiScaleContext, self.trained("context", build, self.recipe.context, self.after_front))
 
-    def grn_once(self) -> GRN:
-        """A GRN of one iteration, for which a step takes little more than a front's."""
-        assert self.recipe.grn_once is not None
-
-        def build() -> GRN:
-            return self.grn_from_encoder(iterations=1)
-
-        return cast(GRN, self.trained("grn_once", build, self.recipe.grn_once, self.after_front))
-
     def new_grn(self) -> GRN:
-        """As many iterations of one that was trained for a single one, where the recipe wants that first."""
-        if self.recipe.grn_once is None:
-            return self.grn_from_encoder(self.recipe.iterations)
-        grn = self.grn_once()
-        grn.iterations = self.recipe.iterations
-        return grn
-
-    def grn_from_encoder(self, iterations: int) -> GRN:
+        """The one that was given, or one on an encoder that knows ImageNet or what the front made of it."""
+        if self.grn_weights is not None:
+            grn = self.started_grn()
+            grn.iterations = self.recipe.iterations
+            return grn
         starts_from_front = self.recipe.grn_starts_from == "front"
+        if starts_from_front and self.confidences is not None:
+            raise ValueError(
+                f"the recipe {self.recipe.name} starts GRN from its own front's encoder, and stored confidences have "
+                "none: choose a recipe that starts from the pretrained encoder, or name a GRN to start from"
+            )
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, iterations)
+        return GRN(encoder, self.num_classes, self.recipe.iterations)
+
+    def started_grn(self) -> GRN:
+        """The GRN of the given weights: saved alone, or in a parser."""
+        assert self.grn_weights is not None
+        for module in load(self.grn_weights).modules():
+            if isinstance(module, GRN):
+                return module
+        raise ValueError(f"{self.grn_weights}: no GRN is in here; name the file of one, or of a parser with one")
 
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
@@ -228,45 +239,51 @@ class Training:
 
     def after_front(self, split: Split) -> ConfidenceViews:
         """What GRN, MS-Dilation or an LRN alone sees: the front's confidences."""
-        refiners = (self.recipe.grn_once, self.recipe.grn, self.recipe.lrn, self.recipe.context)
-        scales = dict.fromkeys(scale for settings in refiners if settings is not None for scale in settings.scales)
-        return self.stored("front", split, self.fronts(split), tuple(scales))
+        if self.confidences is not None:
+            return ConfidenceViews(Confidences(self.datasets[split], self.confidences / split))
+        refiners = (self.recipe.grn, self.recipe.lrn, self.recipe.context)
+        scales = dict.fromkeys(scale for settings in refiners for scale in settings.scales)
+        views = views_of(split, tuple(scales))
+        fronts = self.fronts(split)
+        folder = self.output / "confidences" / "front" / split
+        source = ", ".join(identity(front) for front, _ in fronts)
+        self.reporter.stage(f"confidences of front, {split}", len(self.datasets[split]) // self.share[1])
+        with torch.inference_mode():
+            for front, images in fronts:
+                front = front.to(self.device).eval()
+                store_confidences(front, images, folder, views, source, self.device, self.reporter.advance, self.share)
+        self.accelerator.wait_for_everyone()
+        return ConfidenceViews(Confidences(self.datasets[split], folder))
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
-        grn = self.grn()
-        cascades = [(CoarseCascade(front, grn), images) for front, images in self.fronts(split)]
-        return self.stored(self.label("grn"), split, cascades, self.recipe.lrn.scales)
+        return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn.scales)
 
     def after_lrn(self, split: Split) -> ConfidenceViews:
         """What a GRN sees that comes last: the confidences of front and LRN."""
-        lrn = self.lrn_alone()
-        parsers = [(SceneParser(front, lrn), images) for front, images in self.fronts(split)]
-        return self.stored(self.label("lrn_alone"), split, parsers, self.recipe.grn.scales)
+        return self.after(self.lrn_alone(), self.label("lrn_alone"), split, self.recipe.grn.scales)
 
-    def stored(
-        self, name: str, split: Split, speakers: Sequence[tuple[nn.Module, Dataset]], scales: tuple[float, ...]
-    ) -> ConfidenceViews:
-        """What parsers say, each of its part of the images, stored once; of val only the images as they are."""
+    def after(self, refiner: nn.Module, name: str, split: Split, scales: tuple[float, ...]) -> ConfidenceViews:
+        """What a refiner makes of the front's confidences, stored once."""
+        front = self.after_front(split).confidences
         folder = self.output / "confidences" / name / split
-        views = [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]
-        processes = self.accelerator.num_processes
-        self.reporter.stage(f"confidences of {name}, {split}", len(self.datasets[split]) // processes)
-        source = ", ".join(identity(parser) for parser, _ in speakers)
+        source = f"{front.about['source']}, then {identity(refiner)}"
+        self.reporter.stage(f"confidences of {name}, {split}", len(front) // self.share[1])
+        refiner = refiner.to(self.device).eval()
+        views = views_of(split, scales)
         with torch.inference_mode():
-            for parser, images in speakers:
-                store_confidences(
-                    parser.to(self.accelerator.device).eval(),
-                    images,
-                    folder,
-                    views,
-                    source,
-                    device=self.accelerator.device,
-                    on_image=self.reporter.advance,
-                    share=(self.accelerator.process_index, processes),
-                )
+            store_refined(refiner, front, folder, views, source, self.device, self.reporter.advance, self.share)
         self.accelerator.wait_for_everyone()
         return ConfidenceViews(Confidences(self.datasets[split], folder))
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank and number of the processes that divide images among them."""
+        return self.accelerator.process_index, self.accelerator.num_processes
 
     def trained(
         self,
@@ -274,25 +291,27 @@ class Training:
         build: Callable[[], nn.Module],
         settings: Settings,
         samples: Callable[[Split], ImageViews | ConfidenceViews],
+        images: Sequence[str] | None = None,
     ) -> nn.Module:
-        """The stage as trained before, or trained now."""
+        """The stage as trained before, or trained now; on all training images unless some are named."""
         path = self.path_of(name)
+        key = self.key(name, self.datasets["train"].names if images is None else images)
         if path.exists():
-            if read_training(path).get(f"{name}_key") != self.key(name):
+            if read_training(path).get(f"{name}_key") != key:
                 raise ValueError(
                     f"{path}: trained with other settings or another seed; delete it or choose another folder"
                 )
             return load(path)
         train, val = samples("train"), samples("val")  # first: they may train the stages before this one
-        if self.class_weights is not None:
+        if name.startswith("front") and self.class_weights is not None:
             settings = replace(settings, class_weights=self.class_weights)
         seed = self.seed if name.startswith("front") else self.refiner_seed
         torch.manual_seed(seed)
-        stage = build().to(self.accelerator.device)
+        stage = build().to(self.device)
 
         def predict(index: int) -> tuple[Tensor, Tensor]:
             inputs, labels = val.whole(index)
-            return stage(*[tensor.to(self.accelerator.device) for tensor in inputs]), labels
+            return stage(*[tensor.to(self.device) for tensor in inputs]), labels
 
         def validate(_: nn.Module) -> Scores:
             return confusion(predict, len(val), self.num_classes, self.accelerator)
@@ -315,45 +334,13 @@ class Training:
             self.save_memory,
         )
         if self.accelerator.is_main_process:
-            about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": self.key(name)}
+            about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": key}
             save(stage, path, self.about | about)
+        self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
         return stage.eval()
 
 
-class HeldOut(Training):
-    """A whole training's recipe on the images outside one of its folds, to be measured on those inside.
-
-    The front is the one that did not see the fold, and refiners learn from what the fronts of the other folds say.
-    Where folds are drives, the val images of the fold's drive are measured, too.
-    """
-
-    def __init__(self, whole: Training, fold: int):
-        super().__init__(
-            whole.recipe,
-            whole.data,
-            whole.output / f"without_fold{fold}",
-            whole.seed,
-            whole.encoder_weights,
-            whole.reporter,
-            whole.save_memory,
-            whole.refiner_seed,
-        )
-        self.whole = whole
-        self.fold = fold
-        train, val = whole.datasets["train"], whole.datasets["val"]
-        inside = set(whole.folds[fold])
-        outside = [index for index in range(len(train)) if index not in inside]
-        unseen: list[Dataset] = [Subset(train, sorted(inside))]
-        if self.recipe.folds == "drives":
-            drive = drive_of(unseen[0][0].name)
-            unseen.append(Subset(val, drives(val).get(drive, [])))
-        self.datasets = {"train": Subset(train, outside), "val": Joined(*unseen)}
-
-    def front(self) -> Front:
-        return self.whole.front_without(self.fold)
-
-    def fronts(self, split: Split) -> list[tuple[Front, Dataset]]:
-        if split == "val":
-            return [(self.front(), self.datasets["val"])]
-        return [speaker for fold, speaker in enumerate(self.whole.fronts("train")) if fold != self.fold]
+def views_of(split: Split, scales: tuple[float, ...]) -> list[View]:
+    """What is stored of each image; of val only the image as it is."""
+    return [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]

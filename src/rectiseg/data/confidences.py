@@ -2,7 +2,8 @@
 
 A store is a folder of one .safetensors file an image, with one tensor a view (a scale and a flip, each a run of the
 front of its own), beside ``store.json``. Our own fronts are kept as coarse scores and upsampled when they are read;
-others at full size, with only the eight likeliest classes of every pixel where there are more than 32.
+others at full size, with only the eight likeliest classes of every pixel where there are more than 32. A store can be
+made of another one, too: what a refiner made of it.
 """
 
 import json
@@ -20,7 +21,7 @@ from rectiseg.data.files import atomic_path, save_file
 from rectiseg.data.transforms import view_image, view_labels
 from rectiseg.ops.resize import scaled
 from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
-from rectiseg.types import Image, Parser
+from rectiseg.types import Parser, Refiner
 
 KEPT_CLASSES = 8
 MANY_CLASSES = 32
@@ -36,8 +37,8 @@ class View(NamedTuple):
 
 
 @runtime_checkable
-class CoarseParser(Protocol):
-    """A parser whose result may be a fixed bilinear upsampling of coarse scores."""
+class Coarse(Protocol):
+    """A network whose result, or what it adds, may be a fixed bilinear upsampling of coarse scores."""
 
     output_stride: int
     center: float
@@ -45,7 +46,14 @@ class CoarseParser(Protocol):
     @property
     def coarse_suffices(self) -> bool: ...
 
-    def coarse(self, image: Image, /) -> CoarseLogits: ...
+    def coarse(self, *inputs: Tensor) -> CoarseLogits: ...
+
+
+def grid_of(network: object) -> dict[str, float] | None:
+    """Where its coarse scores lie, if they say all there is to know."""
+    if isinstance(network, Coarse) and network.coarse_suffices:
+        return {"stride": network.output_stride, "center": network.center}
+    return None
 
 
 def store_confidences(
@@ -63,12 +71,60 @@ def store_confidences(
     ``source`` names the parser and its weights (a hash, say): a folder that holds another's output is refused.
     ``share`` is (rank, processes) where several processes divide the images among them.
     """
-    coarse = parser if isinstance(parser, CoarseParser) and parser.coarse_suffices else None
+    grid = grid_of(parser)
+
+    def say(sample: Sample, view: View) -> dict[str, Tensor]:
+        image = view_image(sample.image, *view)[None].to(device)
+        if grid is not None:
+            return {view.key: parser.coarse(image)[0].half()}  # pyright: ignore[reportAttributeAccessIssue]
+        return packed(parser(image)[0].cpu(), view.key)
+
+    keep(say, dataset, folder, views, source, grid, on_image, share)
+
+
+def store_refined(
+    refiner: Refiner,
+    confidences: "Confidences",
+    folder: Path,
+    views: Sequence[View],
+    source: str,
+    device: torch.device | str = "cpu",
+    on_image: Callable[[], None] = lambda: None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """The same of what a refiner makes of stored confidences, whose parser is not run again.
+
+    Upsampling is linear: where a residual has the grid of what it is added to, the sum of the coarse scores is kept.
+    """
+    grid = confidences.coarse if grid_of(refiner) == confidences.coarse else None
+
+    def say(sample: Sample, view: View) -> dict[str, Tensor]:
+        seen = confidences.seen(sample, view)
+        image, logits = seen.image[None].to(device), seen.logits[None].to(device)
+        if grid is not None:
+            residual = refiner.coarse(image, logits)[0]  # pyright: ignore[reportAttributeAccessIssue]
+            return {view.key: (confidences.stored(sample.name, view)[0].to(device) + residual).half()}
+        return packed(refiner(image, logits)[0].cpu(), view.key)
+
+    keep(say, confidences.dataset, folder, views, source, grid, on_image, share)
+
+
+def keep(
+    say: Callable[[Sample, View], dict[str, Tensor]],
+    dataset: Dataset,
+    folder: Path,
+    views: Sequence[View],
+    source: str,
+    grid: dict[str, float] | None,
+    on_image: Callable[[], None],
+    share: tuple[int, int],
+) -> None:
+    """Write the store, image by image."""
     about = {
         "source": source,
         "classes": list(dataset.classes),
         "views": [view.key for view in views],
-        "coarse": None if coarse is None else {"stride": coarse.output_stride, "center": coarse.center},
+        "coarse": grid,
     }
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; name a folder for the confidences")
@@ -79,16 +135,11 @@ def store_confidences(
     else:
         with atomic_path(folder / "store.json") as path:
             path.write_text(json.dumps(about, indent=2), encoding="utf-8")
-    for index in range(share[0], len(dataset), share[1]):
-        sample = dataset[index]
-        if not (folder / f"{sample.name}.safetensors").exists():
-            tensors: dict[str, Tensor] = {}
-            for view in views:
-                image = view_image(sample.image, *view)[None].to(device)
-                if coarse is not None:
-                    tensors[view.key] = coarse.coarse(image)[0].half()
-                else:
-                    tensors |= packed(parser(image)[0].cpu(), view.key)
+    rank, processes = share
+    for index in range(rank, len(dataset), processes):
+        if not (folder / f"{dataset.names[index]}.safetensors").exists():
+            sample = dataset[index]
+            tensors = {key: tensor for view in views for key, tensor in say(sample, view).items()}
             with atomic_path(folder / f"{sample.name}.safetensors") as path:
                 save_file(tensors, path)
         on_image()
@@ -142,16 +193,21 @@ class Confidences:
 
     def read(self, index: int, view: View) -> StoredSample:
         """Image, labels and logits as the front saw and said them in this view."""
-        sample: Sample = self.dataset[index]
-        image = view_image(sample.image, *view)
-        labels = view_labels(sample.labels, *view)
-        path = self.folder / f"{sample.name}.safetensors"
+        return self.seen(self.dataset[index], view)
+
+    def stored(self, name: str, view: View) -> tuple[Tensor, Tensor | None]:
+        """What was kept of a sample: coarse scores or logits, and which classes' they are where not all were."""
+        path = self.folder / f"{name}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
-                stored = file.get_tensor(view.key)
                 classes = file.get_tensor(f"{view.key}-classes") if f"{view.key}-classes" in file.keys() else None  # noqa: SIM118
+                return file.get_tensor(view.key), classes
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: no confidences for this view; run `rectiseg confidences` again") from error
+
+    def seen(self, sample: Sample, view: View) -> StoredSample:
+        stored, classes = self.stored(sample.name, view)
+        path = self.folder / f"{sample.name}.safetensors"
         height, width = scaled(sample.labels.shape[-2:], view.scale)
         if self.coarse is not None:
             stride, center = self.coarse["stride"], self.coarse["center"]
@@ -167,7 +223,7 @@ class Confidences:
             raise ValueError(f"{path}: confidences of {list(logits.shape[-2:])} for an image of {[height, width]}")
         if len(logits) != len(self.dataset.classes):
             raise ValueError(f"{path}: {len(logits)} confidences a pixel for {len(self.dataset.classes)} classes")
-        return StoredSample(image, labels, logits, sample.name)
+        return StoredSample(view_image(sample.image, *view), view_labels(sample.labels, *view), logits, sample.name)
 
 
 def view_of(key: str) -> View:

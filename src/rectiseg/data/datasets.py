@@ -24,10 +24,11 @@ class Sample(NamedTuple):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Samples by index, with the names and colours of their classes."""
+    """Samples by index, their names without reading them, and the names and colours of their classes."""
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    names: Sequence[str]
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
@@ -40,6 +41,7 @@ class Subset:
         self.dataset = dataset
         self.indices = indices
         self.classes, self.palette = dataset.classes, dataset.palette
+        self.names: Sequence[str] = [dataset.names[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -54,6 +56,7 @@ class Joined:
     def __init__(self, *datasets: Dataset):
         self.places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
         self.classes, self.palette = datasets[0].classes, datasets[0].palette
+        self.names: Sequence[str] = [name for dataset in datasets for name in dataset.names]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -71,8 +74,8 @@ def drive_of(name: str) -> str:
 def drives(dataset: Dataset) -> dict[str, list[int]]:
     """The samples of each drive."""
     result: dict[str, list[int]] = {}
-    for index in range(len(dataset)):
-        result.setdefault(drive_of(dataset[index].name), []).append(index)
+    for index, name in enumerate(dataset.names):
+        result.setdefault(drive_of(name), []).append(index)
     return result
 
 
@@ -106,6 +109,7 @@ class PairedFiles:
         self.classes = tuple(classes)
         self.palette = tuple(palette)
         self.indices = indices
+        self.names: Sequence[str] = [image.stem for image, _ in pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -120,7 +124,7 @@ class PairedFiles:
                 f"its image {image.shape[2]}x{image.shape[1]}: both need one size"
             )
         labels = class_indices(stored, self.indices, label_path)
-        return Sample(image, torch.from_numpy(labels), image_path.stem)
+        return Sample(image, torch.from_numpy(labels), self.names[index])
 
 
 class CamVid(PairedFiles):

@@ -5,6 +5,7 @@ folded curtain; a grey road, a grey pavement), so that only the context tells th
 table legs, leaves, wheels and people, a few pixels wide.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,6 +51,13 @@ class GeneratedScenes:
         if count < 0 or seed < 0:
             raise ValueError(f"count and seed are at least 0, not {count} and {seed}")
         self.count, self.seed, self.height, self.width = count, seed, height, width
+        self.names: Sequence[str] = [f"{self.kind(index)}_{index:06d}" for index in range(count)]
+
+    def scene_seed(self, index: int) -> int:
+        return (self.seed << 32) + index
+
+    def kind(self, index: int) -> SceneKind:
+        return choose_kind(np.random.Generator(np.random.PCG64(self.scene_seed(index))))
 
     def __len__(self) -> int:
         return self.count
@@ -57,8 +65,6 @@ class GeneratedScenes:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
-        seed = (self.seed << 32) + index
-        kind = choose_kind(np.random.Generator(np.random.PCG64(seed)))
-        pixels, labels = generate_scene(seed, self.height, self.width, kind)
+        pixels, labels = generate_scene(self.scene_seed(index), self.height, self.width, self.kind(index))
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
-        return Sample(image, torch.from_numpy(labels).long(), f"{kind}_{index:06d}")
+        return Sample(image, torch.from_numpy(labels).long(), self.names[index])

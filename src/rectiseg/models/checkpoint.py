@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rectiseg.data.files import atomic_path, save_file
-from rectiseg.models.combine import Cascade, CoarseCascade, Parallel, SceneParser
+from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.efficientnet_lite import EfficientNetLite
@@ -31,7 +31,7 @@ from rectiseg.models.zoo.espnet import ESPNet
 KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        *(SceneParser, CoarseCascade, Cascade, Parallel),
+        *(SceneParser, Cascade, Parallel),
         *(Front, ESPNet, MultiScale, Ensemble),
         *(GRN, LRN, MultiScaleContext, FullyConnectedCRF),
         *(ResNet, EfficientNetLite),
@@ -173,7 +173,7 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> No
 
 
 def title(module: nn.Module) -> str:
-    """A model in a few words: ``CoarseCascade(Front(EfficientNetLite), GRN(EfficientNetLite))``."""
+    """A model in a few words: ``SceneParser(Front(EfficientNetLite), Cascade(GRN(EfficientNetLite), LRN))``."""
 
     def words(description: Mapping[str, Any]) -> str:
         values = [item for value in description.values() for item in (value if isinstance(value, list) else [value])]

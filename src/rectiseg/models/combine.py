@@ -6,9 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from rectiseg.models.front import Front
-from rectiseg.models.grn import GRN
-from rectiseg.ops.upsample import CoarseLogits
 from rectiseg.types import Image, Logits
 
 
@@ -33,33 +30,6 @@ class SceneParser(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         return self.refiner(image, self.front(image))
-
-
-class CoarseCascade(nn.Module):
-    """A front and its GRN as one parser that can be stored as coarse scores.
-
-    Upsampling is linear and the same for both, so the sum of their coarse scores says all there is to know.
-    """
-
-    def __init__(self, front: Front, grn: GRN):
-        super().__init__()
-        self.front = front
-        self.grn = grn
-        self.output_stride = front.output_stride
-        self.center = front.center
-
-    @property
-    def coarse_suffices(self) -> bool:
-        networks = (self.front, self.grn.network)
-        one_grid = len({(network.output_stride, network.center) for network in networks}) == 1
-        return one_grid and all(network.coarse_suffices for network in networks)
-
-    def coarse(self, image: Image) -> CoarseLogits:
-        scores = self.front.coarse(image)
-        return scores + self.grn.coarse(image, self.front.upsample(scores, *image.shape[-2:]))
-
-    def forward(self, image: Image) -> Logits:
-        return self.grn(image, self.front(image))
 
 
 class Cascade(nn.Module):

@@ -55,6 +55,18 @@ class GRN(nn.Module):
         return self.network.encoder
 
     @property
+    def output_stride(self) -> int:
+        return self.network.output_stride
+
+    @property
+    def center(self) -> float:
+        return self.network.center
+
+    @property
+    def coarse_suffices(self) -> bool:
+        return self.network.coarse_suffices
+
+    @property
     def loss_weights(self) -> tuple[float, ...]:
         """Of `supervised`'s maps: later iterations weigh more, n / (1 + .. + N) for the sum and its part for r_n."""
         last = self.iterations

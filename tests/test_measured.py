@@ -1,0 +1,48 @@
+"""What is said of measurements: gains with intervals, a line a row."""
+
+import torch
+
+from rectiseg.measured import Measured, as_markdown, gain, joined, measures
+
+BLOCKS = [[0], [1]]
+
+
+def random_measurements(seed: int) -> Measured:
+    """Of two images and two classes."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randint(2, (2, 2, 9, 14), generator=generator)
+    counts = {name: torch.stack([measure.counts(*pair) for pair in maps]) for name, measure in measures(2).items()}
+    return Measured(counts, 7.0)
+
+
+def test_what_equals_the_front_gains_nothing():
+    front = random_measurements(0)
+    interval = gain(front, [front, front], "mean IoU", measures(2)["mean IoU"], BLOCKS)
+    assert (interval.value, interval.low, interval.high, interval.blocks) == (0, 0, 0, 2)
+
+
+def test_the_table_has_a_line_a_row_and_the_spread_of_its_seeds():
+    rows = {"front": [random_measurements(0)], "LRN": [random_measurements(1), random_measurements(2)]}
+    header, _, front, lrn = as_markdown(rows, 2, BLOCKS).splitlines()
+    assert header.startswith("| | seeds | mean IoU | gain | pixel accuracy | gain | boundary F at 3 px | gain |")
+    assert len(header.split("|")) == len(front.split("|")) == len(lrn.split("|"))
+    assert front.startswith("| front | 1 | ")
+    assert lrn.startswith("| +LRN | 2 | ")
+    assert " ± " in lrn
+    assert lrn.endswith("] | 7 |")
+
+
+def test_the_table_s_figures_are_those_of_the_counts():
+    front, other = random_measurements(0), random_measurements(1)
+    cells = as_markdown({"front": [front], "LRN": [other]}, 2, BLOCKS).splitlines()[-1].split(" | ")
+    for (name, measure), value, gained in zip(measures(2).items(), cells[2:10:2], cells[3:10:2], strict=True):
+        scale = 1 if name == "wrong regions" else 100
+        before, after = (scale * float(measure.value(one.counts[name].sum(dim=0))) for one in (front, other))
+        assert value == f"{after:.2f}"
+        assert gained.startswith(f"{after - before:+.2f} [")
+
+
+def test_joined_measurements_are_of_all_their_images():
+    whole = joined([random_measurements(0), random_measurements(1)])
+    assert {len(counts) for counts in whole.counts.values()} == {4}
+    assert torch.equal(whole.counts["mean IoU"][2:], random_measurements(1).counts["mean IoU"])

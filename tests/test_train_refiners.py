@@ -1,0 +1,79 @@
+"""Where refiners start and what they learn from: given weights, another parser's confidences, fronts of folds."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rectiseg.data.confidences import Confidences, View, store_confidences
+from rectiseg.models.checkpoint import load, load_refiner, read_training, save
+from tiny_stage import Doubtful
+from tiny_training import needs_weights, smallest
+
+
+@needs_weights
+def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
+    start = smallest(tmp_path / "start")
+    start.run()
+    for name in ("grn", "parser"):
+        made = smallest(tmp_path / name)
+        made.grn_weights = tmp_path / "start" / f"{name}.safetensors"
+        made.recipe = replace(made.recipe, iterations=1, grn=replace(made.recipe.grn, phases=((1, 0.0),)))
+        made.run(("grn",))
+        grn = load(tmp_path / name / "grn.safetensors")
+        assert grn.iterations == 1
+        for key, value in start.grn().named_parameters():
+            assert torch.equal(grn.get_parameter(key), value), key  # a rate of nothing changes nothing
+    made.grn_weights = tmp_path / "start" / "grn.safetensors"
+    other = load(made.grn_weights)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save(other, made.grn_weights)
+    with pytest.raises(ValueError, match="trained with other settings"):
+        made.run(("grn",))
+    made.grn_weights = tmp_path / "start" / "lrn.safetensors"
+    with pytest.raises(ValueError, match="no GRN is in here"):
+        made.started_grn()
+
+
+@needs_weights
+def test_refiners_learn_after_any_parser_whose_confidences_are_stored(tmp_path: Path):
+    made = smallest(tmp_path / "refiners")
+    for split, views in (("train", [View(), View(flip=True)]), ("val", [View()])):
+        store_confidences(Doubtful(), made.datasets[split], tmp_path / "stored" / split, views, "a doubtful parser")
+    made.confidences = tmp_path / "stored"
+    with pytest.raises(ValueError, match="starts GRN from its own front's encoder, and stored confidences have none"):
+        made.run(("grn",))
+    made.recipe = replace(made.recipe, grn_starts_from="encoder")
+    made.run()
+    names = {path.name for path in (tmp_path / "refiners").glob("*.safetensors")}
+    assert names == {"lrn_alone.safetensors", "grn.safetensors", "lrn.safetensors", "refiner.safetensors"}
+    refiner = load_refiner(tmp_path / "refiners" / "refiner.safetensors")
+    sample = made.datasets["val"][0]
+    image, logits = sample.image[None], Doubtful()(sample.image[None])
+    stored = Confidences(made.datasets["val"], tmp_path / "refiners" / "confidences" / "grn" / "val")
+    torch.testing.assert_close(
+        refiner.refiners[0](image, logits)[0], stored.read(0, View()).logits, rtol=1e-2, atol=1e-2
+    )
+    assert refiner(image, logits).shape == logits.shape
+    about = tmp_path / "stored" / "train" / "store.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"source": "another parser"}))
+    with pytest.raises(ValueError, match="trained with other settings"):
+        made.run(("lrn_alone",))
+
+
+@needs_weights
+def test_fronts_of_two_folds_cannot_take_each_others_place(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, folds=2)
+    for fold in range(2):
+        made.front_without(fold)
+    shutil.move(tmp_path / "front_fold0.safetensors", tmp_path / "kept.safetensors")
+    about = read_training(tmp_path / "front_fold1.safetensors")
+    renamed = about | {"front_fold0_key": about["front_fold1_key"]}
+    save(load(tmp_path / "front_fold1.safetensors"), tmp_path / "front_fold0.safetensors", renamed)
+    with pytest.raises(ValueError, match="trained with other settings"):
+        made.front_without(0)
