@@ -2,13 +2,17 @@
 #
 #   make PYTHON=python3.12 setup      another Python than the first on the PATH
 #   make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"      torch without CUDA
+#   make docs DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors      the pages of measurements, printed anew
 
 PYTHON ?= python3
 PIP_EXTRA ?=
+DATA ?=
+ESPNET ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOO_OLD := rectiseg needs Python 3.11 or newer, and $(PYTHON) is older or missing: name another, as in "make PYTHON=python3.12 setup".
+NO_DATA := make docs measures on CamVid, beside ESPNet: name both, as in "make docs DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors".
 
 # Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's
 # and timm's would bring a second torch.
@@ -16,7 +20,7 @@ ORACLES := timm torchvision scikit-image torchmetrics lightning-utilities citysc
 
 REUSED_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
-.PHONY: setup check test soak demo bench
+.PHONY: setup check test soak demo bench docs
 
 setup: $(INSTALLED)
 
@@ -37,10 +41,10 @@ check: setup
 	$(BIN)/pyright
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not soak'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 soak: setup
-	$(BIN)/pytest -m soak
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m soak
 
 demo: setup
 	$(BIN)/rectiseg predict examples/street.jpg -o demo --panel --overlay
@@ -50,3 +54,9 @@ bench: setup
 	@echo "# Benchmarks"; echo; echo "Printed by \`make bench\`."; echo
 	@GLIBC_TUNABLES=$(REUSED_MEMORY) $(BIN)/python benchmarks/propagate.py
 	@$(BIN)/python benchmarks/propagate.py
+
+# Not $(MAKE) in its last line: `make -n docs` would run that, and empty the page.
+docs: setup
+	@test -n '$(DATA)' -a -n '$(ESPNET)' || { echo '$(NO_DATA)' >&2; exit 1; }
+	$(BIN)/python benchmarks/camvid_lite.py --data '$(DATA)' --espnet '$(ESPNET)' > docs/results.md
+	make -s bench > docs/benchmarks.md

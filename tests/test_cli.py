@@ -1,9 +1,11 @@
 """The command line: what it writes, what it says, and its exit status."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rectiseg import cli
 from rectiseg.data.images import read_image
 from rectiseg.data.registry import DatasetName
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
 from rectiseg.data.submissions import official_ids
-from rectiseg.models.checkpoint import load_parser, save
+from rectiseg.models.checkpoint import identity, load_parser, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -26,9 +29,10 @@ from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import EncoderName
 from rectiseg.recipes import RECIPES
-from rectiseg.train import StageName
+from rectiseg.train import StageName, Training
 
-STREET = Path(__file__).parent.parent / "examples" / "street.jpg"
+ROOT = Path(__file__).parent.parent
+STREET = ROOT / "examples" / "street.jpg"
 COMMANDS = ("predict", "evaluate", "train", "confidences", "table2")
 
 
@@ -73,11 +77,19 @@ def test_every_command_has_help_with_an_example(command: str, monkeypatch, capsy
 
 def test_predict_writes_label_maps_of_the_images_sizes(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
     assert status_of(monkeypatch, "predict", scenes / "images", "-o", tmp_path / "out", "--model", model) == 0
-    written = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*"))
     assert written == ["0.png", "1.png", "2.png"]
-    labels = Image.open(next((tmp_path / "out").rglob("0.png")))
+    labels = Image.open(tmp_path / "out" / "0.png")
     assert labels.size == (50, 37)
     assert np.asarray(labels).max() < len(SCENE_CLASSES)
+
+
+def test_probabilities_are_written_on_request(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
+    arguments = ("-o", tmp_path / "out", "--model", model, "--probabilities")
+    assert status_of(monkeypatch, "predict", scenes / "images" / "0.png", *arguments) == 0
+    probabilities = load_file(tmp_path / "out" / "0_probabilities.safetensors")["probabilities"].float()
+    assert probabilities.shape == (len(SCENE_CLASSES), 37, 50)
+    torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(37, 50), rtol=0, atol=5e-3)
 
 
 def test_a_broken_image_is_named_and_the_others_are_done(
@@ -92,13 +104,15 @@ def test_a_broken_image_is_named_and_the_others_are_done(
 
 
 def test_several_views_are_fused_into_one_answer(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
-    views = ("--scales", "0.5", "1.0", "--flip")
+    """As in the README."""
+    (command,) = re.findall(r"`(--scales [^`]+ --flip)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    views = command.split()
     arguments = ("predict", scenes / "images" / "0.png", "-o", tmp_path / "out", "--model", model, "--panel", *views)
     assert status_of(monkeypatch, *arguments) == 0
     labels = np.asarray(Image.open(tmp_path / "out" / "0.png"))
     image = read_image(scenes / "images" / "0.png")[None]
     with torch.inference_mode():
-        expected = MultiScale(load_parser(model), (0.5, 1.0), flip=True)(image).argmax(dim=1)[0]
+        expected = MultiScale(load_parser(model), (0.75, 1.0, 1.25), flip=True)(image).argmax(dim=1)[0]
     assert np.array_equal(labels, expected)
     scores = tmp_path / "scores.json"
     arguments = ("evaluate", model, "--dataset", "folder", "--data", scenes, "--json", scores, *views)
@@ -153,6 +167,39 @@ def test_confidences_are_stored_once(model: Path, scenes: Path, tmp_path: Path, 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == stamps
 
 
+def test_confidences_of_the_named_views_are_stored_and_no_others(
+    model: Path, scenes: Path, tmp_path: Path, monkeypatch
+):
+    arguments = ("--model", model, "--dataset", "folder", "--data", scenes, "--scales", "0.5", "1", "--no-flip")
+    assert status_of(monkeypatch, "confidences", "-o", tmp_path, *arguments) == 0
+    assert json.loads((tmp_path / "store.json").read_text())["views"] == ["0.5", "1"]
+    assert load_file(tmp_path / "0.safetensors").keys() == {"0.5", "1"}
+
+
+def test_confidences_belong_to_one_front(model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys):
+    store, other = tmp_path / "store", tmp_path / "other.safetensors"
+    arguments = ("confidences", "-o", store, "--dataset", "folder", "--data", scenes, "--no-flip", "--model")
+    assert status_of(monkeypatch, *arguments, model) == 0
+    parser = load_parser(model)
+    assert json.loads((store / "store.json").read_text())["source"] == identity(parser.front)
+    parser.front.head.weight.data[0, 0, 0, 0] += 1  # pyright: ignore
+    save(parser, other)
+    assert status_of(monkeypatch, *arguments, other) == 2
+    assert f"{store}: holds confidences of another model" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_a_recipe_can_be_trained_on_a_data_set_of_ones_own(scenes: Path, tmp_path: Path, monkeypatch):
+    trained: list[Training] = []
+    monkeypatch.setattr(Training, "run", lambda training, stages: trained.append(training))
+    arguments = ("--dataset", "folder", "--data", scenes, "-o", tmp_path / "out")
+    assert status_of(monkeypatch, "train", "camvid_lite", *arguments) == 0
+    (training,) = trained
+    assert training.recipe == replace(RECIPES["camvid_lite"](), dataset="folder")
+    assert (training.data, training.output) == (scenes, tmp_path / "out")
+    assert len(training.datasets["train"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -163,6 +210,7 @@ def test_confidences_are_stored_once(model: Path, scenes: Path, tmp_path: Path, 
             "--ids cityscapes: the official tool",
         ),
         (("predict", STREET, "-o", "out", "--ids", "ade20k"), "the model knows 11 classes, ade20k has 150"),
+        (("predict", STREET, "-o", "out", "--ids", "cityscapes"), "the model knows 11 classes, cityscapes has 19"),
         (("evaluate", "missing.safetensors", "--dataset", "scenes"), "missing.safetensors"),
         (("evaluate", "--data", "missing"), "missing"),
         (("evaluate",), "--data"),

@@ -57,11 +57,14 @@ def test_tensorboard_reads_every_step_once_with_the_values_of_the_csv(tmp_path: 
         assert [value for _, value in shown] == pytest.approx([value for _, value in written], rel=1e-6), name
 
 
-def test_without_tensorboard_the_csv_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_tensorboard_the_csv_is_written_and_a_warning_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
-    with Curves(tmp_path, 0) as curves:
+    with pytest.warns(UserWarning, match=r"CSV only .* pip install 'rectiseg\[tensorboard\]'") as said:
+        curves = Curves(tmp_path, 0)
+    assert len(said) == 1
+    with curves:
         assert curves.board is None
         curves.add(1, 0.5, 0.1, Scores(0.75, 0.25, ()))
     assert [list(row.values()) for row in rows(tmp_path)] == [["1", "0.5", "0.1", "0.25", "0.75"]]

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and the search for images."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from rectiseg.data import files
 from rectiseg.data.files import atomic_path
 from rectiseg.data.images import find_images
 
@@ -28,6 +30,45 @@ def test_an_error_in_the_middle_leaves_the_old_file_alone(error: type[BaseExcept
     with pytest.raises(error):
         write_half()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_file_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        assert not (tmp_path / "a.png").exists()
+        synced.append(os.fstat(descriptor))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with atomic_path(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"new")
+    (status,) = synced
+    assert os.path.samestat(status, (tmp_path / "a.png").stat())
+    assert status.st_size == 3
+
+
+def write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def test_what_a_killed_process_left_of_a_file_vanishes_when_that_file_is_written(tmp_path: Path):
+    killed = atomic_path(tmp_path / "a.png")
+    remains = killed.__enter__()
+    remains.write_bytes(b"half")
+    os.utime(remains, (files.STARTED - 1,) * 2)
+    write(tmp_path / "b.png", b"new")
+    assert remains.read_bytes() == b"half"
+    write(tmp_path / "a.png", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": b"new", "b.png": b"new"}
+
+
+def test_who_writes_the_same_file_at_the_same_time_is_not_disturbed(tmp_path: Path):
+    with atomic_path(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"first")
+        write(tmp_path / "a.png", b"second")
+        assert (tmp_path / "a.png").read_bytes() == b"second"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": b"first"}
 
 
 def test_folders_are_searched_to_the_bottom_and_sorted(tmp_path: Path):

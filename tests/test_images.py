@@ -84,9 +84,49 @@ def test_grey_of_16_bits_keeps_its_range_and_precision(name: str, tmp_path: Path
     torch.testing.assert_close(read_image(path), expected)
 
 
-def test_colours_of_16_bits_are_read_with_8(tmp_path: Path):
-    path = raw_png(tmp_path / "a.png", 16, 2, struct.pack(">HHH", 65535, 0x8000, 0), width=1)
-    assert rgb(path) == [[[255, 128, 0]]]
+@pytest.mark.parametrize(
+    ("color_type", "row", "expected"),
+    [
+        (2, (65535, 0x8000, 0), [255, 128, 0]),
+        (4, (0, 0x3333), [204, 204, 204]),
+        (6, (65535, 0x8000, 0, 65535), [255, 128, 0]),
+        (6, (65535, 0x8000, 0, 0), [255, 255, 255]),
+        (6, (0, 0, 0x8080, 0x3333), [204, 204, 230]),
+    ],
+    ids=["RGB", "grey with alpha", "opaque", "transparent", "a fifth opaque"],
+)
+def test_colours_and_alpha_of_16_bits_are_read_with_8(
+    color_type: int, row: tuple[int, ...], expected: list[int], tmp_path: Path
+):
+    path = raw_png(tmp_path / "a.png", 16, color_type, struct.pack(f">{len(row)}H", *row), width=1)
+    assert rgb(path) == [[expected]]
+
+
+def tiff_of_16_bits(path: Path, pixels: np.ndarray, order: str) -> Path:
+    """(height, width, 3 or 4), the fourth channel being alpha: a kind that Pillow reads and does not write."""
+    height, width, channels = pixels.shape
+    short, long = 3, 4
+    entries = [(256, short, 1, width), (257, short, 1, height), (259, short, 1, 1), (262, short, 1, 2)]
+    entries += [(277, short, 1, channels), (279, long, 1, 2 * pixels.size)]
+    entries += [(338, short, 1, 2)] * (channels == 4)
+    bits = 8 + 2 + 12 * (len(entries) + 2) + 4  # what lies after the header and the directory
+    entries += [(258, short, channels, bits), (273, long, 1, bits + 2 * channels)]
+    content = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    for tag, kind, count, value in sorted(entries):
+        inline = kind == short and count == 1
+        content += struct.pack(f"{order}HHIHH" if inline else f"{order}HHII", tag, kind, count, value, *[0] * inline)
+    content += struct.pack(f"{order}I{channels}H", 0, *[16] * channels)
+    path.write_bytes(content + pixels.astype(f"{order}u2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_16_bits_is_read_with_8(order: str, tmp_path: Path):
+    pixels = np.array([[[65535, 0x8000, 0]], [[0x0102, 0x3333, 0xFE01]]])
+    assert rgb(tiff_of_16_bits(tmp_path / "a.tif", pixels, order)) == [[[255, 128, 0]], [[1, 51, 254]]]
+    alpha = np.array([[[65535, 0x8000, 0, 65535], [65535, 0x8000, 0, 0], [0, 0, 0, 0x3333]]])
+    path = tiff_of_16_bits(tmp_path / "b.tif", alpha, order)
+    assert rgb(path) == [[[255, 128, 0], [255, 255, 255], [204, 204, 204]]]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -96,7 +136,7 @@ def test_a_tiff_of_unknown_range_is_refused(dtype: type, tmp_path: Path):
         read_image(path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [
@@ -113,9 +153,10 @@ def test_a_tiff_of_unknown_range_is_refused(dtype: type, tmp_path: Path):
 def test_photographs_are_turned_upright(suffix: str, orientation: int, upright, tmp_path: Path):
     exif = Image.Exif()
     exif[images.EXIF_ORIENTATION] = orientation
-    lossless = {"lossless": True} if suffix == "webp" else {}
-    path = saved(Image.fromarray(COLORS), tmp_path / f"a.{suffix}", exif=exif, **lossless)
-    assert rgb(path) == upright(COLORS).tolist()
+    tiles = COLORS.repeat(8, axis=0).repeat(8, axis=1)  # a JPEG's own: what is flat in them stays nearly as it is
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    path = saved(Image.fromarray(tiles), tmp_path / f"a.{suffix}", exif=exif, **options)
+    np.testing.assert_allclose(rgb(path), upright(tiles), rtol=0, atol=4 if suffix == "jpg" else 0)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tif"])

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from rectiseg import inference
-from rectiseg.data.images import read_label_map
+from rectiseg import inference, visualize
+from rectiseg.data.images import read_image, read_label_map
 from rectiseg.inference import device_of, plan, predict_files, stages
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 
@@ -73,6 +73,23 @@ def test_what_is_asked_for_lies_beside_the_label_map(photos: Path, tmp_path: Pat
     assert files(tmp_path / "out") == ["1.png", "1_overlay.png", "1_panel.png", "1_probabilities.safetensors"]
     assert Image.open(jobs[0].overlay).size == (7, 6)
     assert Image.open(jobs[0].panel).width > 200
+
+
+def test_a_panel_shows_every_stage_and_what_they_changed(photos: Path, tmp_path: Path):
+    parser = SceneParser(Brightest(), Cascade(Add(0, 6.0), Subtract(0, 12.0))).eval()
+    (job,) = plan([photos / "1.png"], tmp_path / "out")
+    assert predict_files(parser, [job], CLASSES, PALETTE, panel=True) == []
+    halves = {"front": (0, 2), "+Add": (0, 0), "+Subtract": (1, 2)}  # the labels of the upper and of the lower one
+    stages = [(name, np.repeat(labels, 3)[:, np.newaxis].repeat(7, axis=1)) for name, labels in halves.items()]
+    picture = np.asarray(Image.open(job.panel))
+    np.testing.assert_array_equal(picture, visualize.panel(read_image(job.image), stages, CLASSES, PALETTE))
+    colors, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    half = 3 * 7 * 29**2  # a pixel is enlarged 29 times
+    found = dict(zip(map(tuple, colors.tolist()), (counts // half).tolist(), strict=True))
+    image = {(255, 0, 0): 1, (0, 0, 255): 1}
+    mixtures = {(228, 0, 0): 2, (0, 0, 228): 2, (100, 0, 128): 1, (128, 100, 0): 1}
+    changes = {(0, 200, 0): 1, (74, 74, 74): 1}
+    assert found.items() >= (image | mixtures | changes).items()
 
 
 def test_probabilities_are_half_precision_with_the_classes_names(photos: Path, tmp_path: Path):

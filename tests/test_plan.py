@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rectiseg.inference import Job, plan
+from rectiseg.inference import Failure, Job, plan, predict_files
 
 
 def test_files_of_one_name_from_two_folders_are_refused(photos: Path, tmp_path: Path):
@@ -46,3 +47,44 @@ def test_a_dot_in_a_name_is_no_suffix(photos: Path, tmp_path: Path):
     (photos / "1.png").rename(photos / "v1.2.png")
     (job,) = plan([photos / "v1.2.png"], tmp_path)
     assert (job.labels.name, job.overlay.name) == ("v1.2.png", "v1.2_overlay.png")
+
+
+def test_what_is_missing_or_empty_is_named_and_the_others_are_planned(photos: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    bad = [tmp_path / "nowhere.jpg", tmp_path / "empty", tmp_path / ("long" * 99)]
+    *failures, job = plan([*bad, photos / "1.png", bad[0]], tmp_path / "out")
+    assert job == Job(photos / "1.png", tmp_path / "out" / "1.png")
+    assert [failure.image for failure in failures] == bad
+    for failure, why in zip(failures, ("no such file or folder", "holds no images", ""), strict=True):
+        assert f"{failure.image}" in failure.sentence
+        assert why in failure.sentence
+
+
+def test_a_folder_that_may_not_be_read_does_not_stop_the_others(photos: Path, tmp_path: Path, monkeypatch):
+    read = Path.iterdir
+
+    def locked(folder: Path):
+        if folder.name == "may":
+            raise PermissionError(13, "Permission denied")
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    failure, job = plan([photos, photos / "1.png"], tmp_path / "out")
+    assert failure == Failure(photos, f"{photos / 'may'}: may not be read; change its permissions or leave it out")
+    assert job == Job(photos / "1.png", tmp_path / "out" / "1.png")
+
+
+def test_without_any_image_nothing_is_begun_and_every_path_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"nowhere: no such file or folder; .*nothing: no such file or folder"):
+        plan([tmp_path / "nowhere", tmp_path / "nothing"], tmp_path / "out")
+
+
+def test_what_was_planned_as_a_failure_is_reported_with_those_that_became_one(photos: Path, tmp_path: Path):
+    (photos / "may" / "2.jpg").write_bytes(b"no image")
+    jobs = plan([photos, photos / "nowhere.jpg"], tmp_path / "out")
+    done = []
+    palette = np.zeros((3, 3), np.uint8)
+    failures = predict_files(lambda image: image, jobs, ("r", "g", "b"), palette, on_image=lambda: done.append(1))
+    assert [failure.image.name for failure in failures] == ["nowhere.jpg", "2.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["1.png", "3.png"]
+    assert len(done) == len(jobs) == 4

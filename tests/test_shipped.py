@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import rectiseg
+from networks import random
 from rectiseg.data.datasets import CamVid, Sample
+from rectiseg.inference import stages
 from rectiseg.metrics import ConfusionMatrix
 from rectiseg.models.checkpoint import SHIPPED, load_parser, read_training
 from rectiseg.models.combine import SceneParser
-from rectiseg.models.lrn import LRN
-from rectiseg.types import Image, Logits
+from rectiseg.models.efficientnet_lite import EfficientNetLite
 
 ROOT = Path(__file__).parent.parent
 SIXTEEN_MEGABYTES = 16_000_000
@@ -42,6 +43,18 @@ def test_it_parses_a_photograph_of_any_size(parser: SceneParser):
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (17, 5)])
+def test_every_stage_answers_the_smallest_images(height: int, width: int, parser: SceneParser):
+    assert isinstance(parser.refiner.refiners[0].encoder, EfficientNetLite)  # pyright: ignore
+    with torch.inference_mode():
+        said = dict(stages(parser, random(1, 3, height, width)))
+    assert list(said) == ["front", "+GRN", "+LRN"]
+    assert not said["+GRN"].equal(said["front"])
+    for name, logits in said.items():
+        assert logits.shape == (1, 11, height, width), name
+        assert logits.isfinite().all(), name
+
+
 def test_a_street_is_mostly_road_and_sky(parser: SceneParser):
     photograph = rectiseg.read_image(ROOT / "examples" / "street.jpg")[None]
     with torch.inference_mode():
@@ -59,21 +72,3 @@ def test_its_refiners_mend_more_pixels_than_they_break(parser: SceneParser, samp
             before.update(logits.argmax(dim=1), labels)
             after.update(parser.refiner(image, logits).argmax(dim=1), labels)
     assert after.scores().pixel_accuracy > before.scores().pixel_accuracy
-
-
-def kept_by_an_untrained_lrn(image: Image, logits: Logits, center_bias: float | None = None) -> float:
-    """The part of the pixels whose label stays."""
-    torch.manual_seed(0)
-    lrn = LRN(11, widths=(8,) * 6, center_bias=center_bias).eval()
-    return float((lrn(image, logits).argmax(dim=1) == logits.argmax(dim=1)).float().mean())
-
-
-def test_an_untrained_lrn_keeps_real_labels_and_the_papers_start_does_not(parser: SceneParser):
-    """Where boundaries are sharp: on the front's smooth scores even the paper's keeps more than 99.5 %."""
-    image = rectiseg.read_image(ROOT / "examples" / "street.jpg")[None]
-    with torch.inference_mode():
-        smooth = parser.front(image)
-        sharp = parser.refiner(image, smooth)
-        assert kept_by_an_untrained_lrn(image, smooth) >= 0.995
-        assert kept_by_an_untrained_lrn(image, sharp) >= 0.995
-        assert kept_by_an_untrained_lrn(image, sharp, center_bias=1.0) < 0.995

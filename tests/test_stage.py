@@ -206,11 +206,13 @@ def test_the_auxiliary_weight_falls_to_nothing_on_request(accelerator: Accelerat
 
 
 def test_the_rate_grows_during_the_warmup_and_heads_learn_faster(accelerator: Accelerator):
-    run = run_of(accelerator, replace(PLAIN, warmup=4))
-    rates = []
-    for run.step in range(6):
-        rates.append(run.learning_rate)
-    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    front = Front(TinyEncoder(), K)
+    run = run_of(accelerator, replace(PLAIN, warmup=4, head_rate=3.0), front, data=ImageViews(SCENES))
+    for rate in (0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01):
+        run.train_step()
+        encoder, head = run.optimizer.param_groups
+        assert (encoder["lr"], head["lr"]) == pytest.approx((rate, 3 * rate))
+    assert {id(value) for value in head["params"]} == {id(value) for value in front.head.parameters()}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

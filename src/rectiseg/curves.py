@@ -1,6 +1,7 @@
 """Curves of a training."""
 
 import csv
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -44,9 +45,13 @@ class Curves(AbstractContextManager["Curves"]):
 
 
 def open_tensorboard(folder: Path, step: int):
-    """A writer, or None without the extra: the CSV holds the same numbers."""
+    """A writer, or a warning and None without the extra: the CSV holds the same numbers."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        warnings.warn(
+            f"curves are written as CSV only ({error}); pip install 'rectiseg[tensorboard]' to see them in TensorBoard",
+            stacklevel=2,
+        )
         return None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image without a result; the sentence names the file and says why."""
+    """An image without a result, or a path without images; the sentence names the file and says why."""
 
     image: Path
     sentence: str
@@ -65,24 +65,33 @@ class Prediction:
         return self.stages[-1][1]
 
 
-def plan(paths: Sequence[Path], output: Path) -> list[Job]:
+def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
     """Where the results of which image go; refuses a plan that would overwrite an image or a result of its own.
 
-    The tree below a folder is kept: `plan([photos], out)` sends photos/may/a.jpg to out/may/a.png.
+    The tree below a folder is kept: `plan([photos], out)` sends photos/may/a.jpg to out/may/a.png. A path without
+    images is a failure, which stands before the jobs; a plan without any job is refused.
     """
     if not paths:
         raise ValueError("no image was given: name image files, or folders that hold some")
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output}: is a file; name a folder for the results")
     jobs: dict[Path, Job] = {}
+    failures: dict[Path, Failure] = {}
     for path in paths:
-        if path.is_dir() and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
+        try:
+            images, is_folder = find_images([path]), path.is_dir()
+        except (ValueError, OSError) as error:
+            failures[path] = Failure(path, str(error))
+            continue
+        if is_folder and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
             raise ValueError(f"{output}: lies in {path}, where images are searched for; choose a folder outside it")
-        for image in find_images([path]):
-            relative = image.relative_to(path) if path.is_dir() else Path(image.name)
+        for image in images:
+            relative = image.relative_to(path) if is_folder else Path(image.name)
             jobs.setdefault(image.absolute(), Job(image, output / relative.with_name(f"{image.stem}.png")))
+    if not jobs:
+        raise ValueError("; ".join(failure.sentence for failure in failures.values()))
     refuse_collisions(list(jobs.values()))
-    return list(jobs.values())
+    return [*failures.values(), *jobs.values()]
 
 
 def refuse_collisions(jobs: Sequence[Job]) -> None:
@@ -103,7 +112,7 @@ def refuse_collisions(jobs: Sequence[Job]) -> None:
 
 def predict_files(
     parser: Parser,
-    jobs: Iterable[Job],
+    jobs: Iterable[Job | Failure],
     classes: Sequence[str],
     palette: UInt8[np.ndarray, "classes 3"],
     *,
@@ -113,7 +122,7 @@ def predict_files(
     ids: Benchmark | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
-    """Do the jobs, one image at a time, where the parser is; the images that could not be done come back.
+    """Do the jobs, one image at a time, where the parser is; what was or became a failure comes back.
 
     What concerns all images (classes that do not match, a full disk) stops the work with a ValueError.
     """
@@ -123,8 +132,12 @@ def predict_files(
         raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
     failures = []
     for job in jobs:
+        if isinstance(job, Failure):
+            failures.append(job)
+            on_image()
+            continue
         try:
-            prediction = predict(parser, read_image(job.image))
+            predicted = predict(parser, read_image(job.image))
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -133,18 +146,11 @@ def predict_files(
             sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
             failures.append(Failure(job.image, sentence))
         else:
-            if len(prediction.logits) != len(classes):
-                raise ValueError(f"the parser knows {len(prediction.logits)} classes, {len(classes)} were named")
+            if len(predicted.logits) != len(classes):
+                raise ValueError(f"the parser knows {len(predicted.logits)} classes, {len(classes)} were named")
             try:
                 write(
-                    job,
-                    prediction,
-                    classes,
-                    palette,
-                    overlay=overlay,
-                    panel=panel,
-                    probabilities=probabilities,
-                    ids=ids,
+                    job, predicted, classes, palette, overlay=overlay, panel=panel, probabilities=probabilities, ids=ids
                 )
             except OSError as error:
                 raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
