@@ -113,3 +113,9 @@ def test_the_json_has_fractions_and_null_where_there_is_no_figure(rows: dict[str
         "iou": {"road": pytest.approx(3 / 8), "car": pytest.approx(1 / 6), "ghost": None},
     }
     assert written["front"]["iou"] == {"road": pytest.approx(4 / 6), "car": pytest.approx(3 / 5), "ghost": None}
+
+
+def test_without_any_annotated_pixel_every_figure_is_null():
+    nothing = {"front": Scores(math.nan, math.nan, (math.nan,) * 3, math.nan)}
+    written = json.loads(json.dumps(as_json(nothing, CLASSES), allow_nan=False))["front"]
+    assert written["mean_iou"] is written["pixel_accuracy"] is written["frequency_weighted_iou"] is None

@@ -74,17 +74,21 @@ def as_table(rows: Mapping[str, Scores], classes: Sequence[str]) -> Table:
 
 
 def as_json(rows: Mapping[str, Scores], classes: Sequence[str]) -> dict[str, Any]:
-    """Fractions of 1; a class that does not occur is null."""
+    """Fractions of 1; what was not to be measured, such as a class that does not occur, is null."""
     return {
         name: {
-            "mean_iou": scores.mean_iou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "frequency_weighted_iou": scores.frequency_weighted_iou,
+            "mean_iou": known(scores.mean_iou),
+            "pixel_accuracy": known(scores.pixel_accuracy),
+            "frequency_weighted_iou": known(scores.frequency_weighted_iou),
             "classes_counted": scores.classes_counted,
-            "iou": {label: None if math.isnan(iou) else iou for label, iou in zip(classes, scores.iou, strict=True)},
+            "iou": {label: known(iou) for label, iou in zip(classes, scores.iou, strict=True)},
         }
         for name, scores in rows.items()
     }
+
+
+def known(fraction: float) -> float | None:
+    return None if math.isnan(fraction) else fraction
 
 
 def percent(fraction: float) -> str:
