@@ -2,9 +2,8 @@
 
 python benchmarks/ablations.py --data CamVid --run runs/camvid_lite
 
-The folder is that of a training of camvid_lite, whose fronts are made now if they are not there; RUN_naive gets what
-the front says of the images that it learned from. Each variant is trained once; the same command goes on where it was
-stopped.
+The folder is that of a training of camvid_lite, whose front is made now if it is not there; RUN_folds gets the fronts
+of cross-fitting. Each variant is trained once; the same command goes on where it was stopped.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,19 +50,20 @@ class Variant(Training):
     ):
         folder = whole.output / "ablations" / title
         super().__init__(recipe, whole.data, folder, whole.seed, whole.encoder_weights, whole.reporter)
-        self.confidences = confidences or whole.after_front
+        self.front = whole.front
+        self.samples = confidences or whole.after_front
 
     def lrn_of(self, build: Callable[[int], LRN]) -> nn.Module:
-        return self.trained("lrn_alone", partial(build, self.num_classes), self.recipe.lrn, self.confidences)
+        return self.trained("lrn_alone", partial(build, self.num_classes), self.recipe.lrn, self.samples)
 
-    def grn_of(self, start: Callable[[], GRN], attributes: Mapping[str, float | bool]) -> nn.Module:
+    def grn_of(self, attributes: Mapping[str, float | bool]) -> nn.Module:
         def build() -> GRN:
-            grn = start()
+            grn = self.new_grn()
             for name, value in attributes.items():
                 setattr(grn, name, value)
             return grn
 
-        return self.trained("grn", build, self.recipe.grn, self.confidences)
+        return self.trained("grn", build, self.recipe.grn, self.samples)
 
 
 def main(data: Path, run: Path = Path("runs/camvid_lite"), lrn_epochs: int = 3, grn_epochs: int = 0) -> None:
@@ -93,20 +93,20 @@ def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str,
     recipe = replace(
         whole.recipe, lrn=shortened(whole.recipe.lrn, lrn_epochs), grn=shortened(whole.recipe.grn, grn_epochs)
     )
-    folder = whole.output.with_name(f"{whole.output.name}_naive")
-    naive = Training(replace(whole.recipe, folds=0), whole.data, folder, reporter=whole.reporter)
-    naive.front = whole.front  # says what it learned by heart, too
+    folder = whole.output.with_name(f"{whole.output.name}_folds")
+    cross_fitted = Training(replace(whole.recipe, folds=2), whole.data, folder, reporter=whole.reporter)
+    cross_fitted.front = whole.front
     networks: dict[str, nn.Module] = {"front": Cascade()}
     for title, build in LRNS.items():
         networks[title] = Variant(whole, recipe, title).lrn_of(build)
-    title = "LRN, not cross-fitted"
-    networks[title] = Variant(whole, recipe, title, naive.after_front).lrn_of(LRN.narrow)
+    title = "LRN, cross-fitted"
+    networks[title] = Variant(whole, recipe, title, cross_fitted.after_front).lrn_of(LRN.narrow)
     title = "LRN, the front's class weights"
     weighted = replace(recipe, lrn=replace(recipe.lrn, class_weights=whole.class_weights))
     networks[title] = Variant(whole, weighted, title).lrn_of(LRN.narrow)
     for title, (settings, attributes) in GRNS.items() if grn_epochs else ():
-        changed = replace(recipe, grn=replace(recipe.grn, **settings))  # pyright: ignore[reportArgumentType]
-        networks[title] = Variant(whole, changed, title).grn_of(whole.new_grn, attributes)
+        grn = replace(recipe.grn, **settings)  # pyright: ignore[reportArgumentType]
+        networks[title] = Variant(whole, replace(recipe, grn=grn, iterations=3), title).grn_of(attributes)
     views, folder = whole.after_front("val"), whole.output / "ablations"
     return {
         title: [measured(network, views, folder / f"{title}.safetensors", whole)] for title, network in networks.items()

@@ -121,6 +121,14 @@ def test_one_drive_only_and_a_recipe_without_such_fronts_are_refused(tmp_path: P
         WithoutDrive(smallest(tmp_path), "a")
 
 
+def test_drives_after_stored_confidences_are_refused_before_anything_is_trained(tmp_path: Path):
+    made = with_drives(tmp_path / "out")
+    made.confidences = tmp_path / "stored"
+    with pytest.raises(ValueError, match="cannot be trained without a drive: add --no-drives"):
+        page(Rows([made], [made]), "rectiseg table2 ...", with_drives=True)
+    assert not (tmp_path / "out").exists()
+
+
 @needs_weights
 def test_the_crf_is_tuned_on_training_images_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(table2, "TRIALS", 3)

@@ -9,13 +9,18 @@ from rectiseg.train import Training
 class WithoutDrive(Training):
     """A whole training's recipe on the training images of all drives but one; its val is all images of that one.
 
-    A training with fewer than two drives, or whose recipe does not say how such a front is trained, raises ValueError.
+    A training with fewer than two drives, after stored confidences, or whose recipe does not say how such a front is
+    trained, raises ValueError.
     """
 
     def __init__(self, whole: Training, drive: str):
         recipe = whole.recipe
+        if whole.confidences is not None:
+            raise ValueError("a parser whose confidences are stored cannot be trained without a drive: add --no-drives")
         if recipe.without_drive is None:
-            raise ValueError(f"the recipe {recipe.name} does not say how a front is trained without a drive")
+            raise ValueError(
+                f"the recipe {recipe.name} does not say how a front is trained without a drive: add --no-drives"
+            )
         super().__init__(
             replace(recipe, front=recipe.without_drive, without_drive=None),
             whole.data,

@@ -58,8 +58,10 @@ def measured(
     """What a refiner makes of stored confidences, or a parser of their images.
 
     It is taken from the file, if that is of this network, these confidences, this machine and the measures as they are
-    now. ``before`` are the milliseconds of what made the confidences.
+    now. A refiner's time includes ``before``, the milliseconds of what made the confidences.
     """
+    looks_again = isinstance(network, PARSERS)
+    before = 0.0 if looks_again else before
     kinds = measures(training.num_classes)
     about = {
         "network": identity(network),
@@ -82,7 +84,7 @@ def measured(
         image, logits = (tensor.to(training.device) for tensor in inputs)
         start = time.perf_counter()
         with torch.inference_mode():
-            answer = network(image) if isinstance(network, PARSERS) else network(image, logits)
+            answer = network(image) if looks_again else network(image, logits)
             prediction = answer.argmax(dim=1)[0].cpu()
         seconds.append(time.perf_counter() - start)
         for name, measure in kinds.items():

@@ -48,9 +48,12 @@ class Rows:
     def first(self) -> Training:
         return self.local[0]
 
-    def without_drive(self, drive: str) -> "Rows":
-        """The same on a drive that nothing was trained on, for the first seed; the ensemble's parsers may know it."""
-        return Rows([WithoutDrive(self.local[0], drive)], [WithoutDrive(self.with_grn[0], drive)], self.crf)
+    def without_each_drive(self) -> list["Rows"]:
+        """The same on drives that nothing was trained on, for the first seed; the ensemble's parsers may know them."""
+        return [
+            Rows([WithoutDrive(self.local[0], drive)], [WithoutDrive(self.with_grn[0], drive)], self.crf)
+            for drive in drives_of(self.first)
+        ]
 
     def networks(self) -> Iterator[tuple[str, Training, nn.Module]]:
         """Titles of rows, whose training, and what follows the stored confidences or looks at the image again."""
@@ -112,8 +115,7 @@ def measure_rows(rows: Rows) -> dict[str, list[Measured]]:
     result = {"front": [start]}
     for title, training, network in rows.networks():
         path = folder / f"{training.label(title)}.safetensors"
-        before = 0.0 if isinstance(network, MultiScale | Ensemble) else start.milliseconds
-        result.setdefault(title, []).append(measured(network, views, path, training, before))
+        result.setdefault(title, []).append(measured(network, views, path, training, start.milliseconds))
     return result
 
 
@@ -121,8 +123,7 @@ def measure_drives(rows: Rows) -> tuple[dict[str, list[Measured]], list[str]]:
     """The same on each drive's images, by what was trained on the others; and the images' names."""
     parts: list[dict[str, list[Measured]]] = []
     names: list[str] = []
-    for drive in drives_of(rows.first):
-        without = rows.without_drive(drive)
+    for without in rows.without_each_drive():
         parts.append(measure_rows(without))
         names += without.first.datasets["val"].names
     joined_rows = {
@@ -138,6 +139,8 @@ def drives_of(training: Training) -> list[str]:
 def page(rows: Rows, command: str, with_drives: bool) -> str:
     """The table on val and, if wanted, that on unseen drives, with what they were printed from."""
     first = rows.first
+    if with_drives:
+        rows.without_each_drive()  # refuses before anything is trained
     lines = [f"# Table 2: {first.recipe.name}", "", f"Printed by `{command}`, on {machine()}.", "", "## Val", ""]
     lines += table(first, measure_rows(rows), first.datasets["val"].names)
     if with_drives:
