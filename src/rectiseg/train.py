@@ -134,7 +134,7 @@ class Training:
 
     def key(self, name: str, images: Sequence[str]) -> str:
         """Twelve hexadecimal digits that change with every setting and image that this stage's weights follow from."""
-        recipe = changed(self.recipe)
+        recipe = changed(replace(self.recipe, without_drive=None))  # that is of other trainings
         settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "context")}
         stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
