@@ -10,10 +10,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from rectiseg.boundaries import BoundaryF
+from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.datasets import Sample
 from rectiseg.evaluate import as_json, as_table, evaluate_parser
 from rectiseg.metrics import Scores
-from rectiseg.models.combine import SceneParser
+from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
 from rectiseg.types import IGNORE_INDEX
 
@@ -113,6 +115,23 @@ def test_the_json_has_fractions_and_null_where_there_is_no_figure(rows: dict[str
         "iou": {"road": pytest.approx(3 / 8), "car": pytest.approx(1 / 6), "ghost": None},
     }
     assert written["front"]["iou"] == {"road": pytest.approx(4 / 6), "car": pytest.approx(3 / 5), "ghost": None}
+
+
+def test_further_measures_are_the_sums_over_images_and_stand_between_means_and_classes():
+    further = {"boundary F at 1 px": BoundaryF(3, 1), WRONG_REGIONS: Inconsistency(3, least_pixels=1)}
+    parser = SceneParser(Echo(), Cascade(), CLASSES)
+    scores = evaluate_parser(parser, {}, Told(), Reporter(), further)["front"]
+    maps = [[torch.tensor(classes) for classes in pair] for pair in SAID_AND_TRUE]
+    for title, measure in further.items():
+        counts = torch.stack([measure.counts(*pair) for pair in maps]).sum(dim=0)
+        assert scores.further[title] == float(measure.value(counts))
+    assert scores.further[WRONG_REGIONS] == 0.0
+    console = Console(file=StringIO(), width=200)
+    console.print(as_table({"front": scores}, CLASSES))
+    printed = console.file.getvalue()  # pyright: ignore
+    titles = [line.split("│")[1].strip() for line in printed.splitlines() if line[0] == "│"]
+    assert titles == ["mean IoU", "pixel accuracy", "frequency-weighted IoU", *further, *CLASSES]
+    assert as_json({"front": scores}, CLASSES)["front"]["further"] == scores.further
 
 
 def test_without_any_annotated_pixel_every_figure_is_null():

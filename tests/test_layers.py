@@ -37,7 +37,7 @@ BELOW = {
     "export": ["inference"],
     "batch": ["inference"],
     "server": ["inference"],
-    "evaluate": ["inference", "progress"],
+    "evaluate": ["inference", "progress", "boundaries", "consistency"],
     "settings": [],
     "views": ["settings", "data"],
     "curves": ["data.images", "metrics"],

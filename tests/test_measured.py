@@ -2,6 +2,7 @@
 
 import torch
 
+from rectiseg.consistency import WRONG_REGIONS
 from rectiseg.measured import Measured, as_markdown, gain, joined, measures
 
 BLOCKS = [[0], [1]]
@@ -36,7 +37,7 @@ def test_the_table_s_figures_are_those_of_the_counts():
     front, other = random_measurements(0), random_measurements(1)
     cells = as_markdown({"front": [front], "LRN": [other]}, 2, BLOCKS).splitlines()[-1].split(" | ")
     for (name, measure), value, gained in zip(measures(2).items(), cells[2:10:2], cells[3:10:2], strict=True):
-        scale = 1 if name == "wrong regions" else 100
+        scale = 1 if name == WRONG_REGIONS else 100
         before, after = (scale * float(measure.value(one.counts[name].sum(dim=0))) for one in (front, other))
         assert value == f"{after:.2f}"
         assert gained.startswith(f"{after - before:+.2f} [")

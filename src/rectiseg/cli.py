@@ -112,6 +112,7 @@ def evaluate(
     refiner: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    boundaries: bool = False,
     json_file: Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")] = None,
     device: str = "cpu",
 ) -> int:
@@ -127,6 +128,7 @@ def evaluate(
         refiner: Saved refiners to measure as well, each directly after the model's front.
         scales: Measure the mean of what the whole model says of the image at each of these scales.
         flip: And of its mirror image.
+        boundaries: Measure how well class boundaries are met, too, and count wrong regions.
         json_file: Where to write the scores as JSON.
         device: cpu, cuda, ...
     """
@@ -134,7 +136,7 @@ def evaluate(
 
     from rectiseg.data.files import atomic_path
     from rectiseg.data.registry import open_dataset
-    from rectiseg.evaluate import as_json, as_table, evaluate_parser
+    from rectiseg.evaluate import as_json, as_table, boundary_measures, evaluate_parser
     from rectiseg.models.checkpoint import load_parser, load_refiner
     from rectiseg.progress import ProgressReporter
 
@@ -144,7 +146,8 @@ def evaluate(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
     with ProgressReporter() as reporter:
-        rows = evaluate_parser(fused(parser, scales, flip), refiners, samples, reporter)
+        further = boundary_measures(len(samples.classes)) if boundaries else {}
+        rows = evaluate_parser(fused(parser, scales, flip), refiners, samples, reporter, further)
     Console().print(as_table(rows, samples.classes))
     if json_file is not None:
         with atomic_path(json_file) as path:

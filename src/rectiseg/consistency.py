@@ -8,6 +8,9 @@ from torch import Tensor
 from rectiseg.metrics import OneLabelMap, refuse_misfits
 from rectiseg.types import IGNORE_INDEX
 
+WRONG_REGIONS = "wrong regions an image"
+"""What the measure is called where it stands beside others, which are per cent."""
+
 
 class Inconsistency:
     """Predicted regions that are mostly wrong, per image.

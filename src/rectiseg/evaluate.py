@@ -2,28 +2,50 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
+from rectiseg.boundaries import BoundaryF, BoundaryIoU, TrimapIoU
+from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.datasets import Dataset
 from rectiseg.inference import device_of, stages
-from rectiseg.metrics import ConfusionMatrix, Scores
+from rectiseg.metrics import ConfusionMatrix, Measure, Scores
 from rectiseg.models.fusion import known_classes
 from rectiseg.progress import Reporter
 from rectiseg.types import Logits, Parser, Refiner
 
+TRIMAPS = (1, 2, 4, 8, 16)
+
+
+def boundary_measures(num_classes: int) -> dict[str, Measure]:
+    """How well boundaries are met, near and far, and the count of an image's wrong regions."""
+    return {
+        **{f"boundary F at {distance} px": BoundaryF(num_classes, distance) for distance in (1, 3, 5)},
+        "boundary IoU": BoundaryIoU(num_classes),
+        **{f"trimap IoU at {width} px": TrimapIoU(num_classes, width) for width in TRIMAPS},
+        WRONG_REGIONS: Inconsistency(num_classes),
+    }
+
 
 def evaluate_parser(
-    parser: Parser, refiners: Mapping[str, Refiner], dataset: Dataset, reporter: Reporter
+    parser: Parser,
+    refiners: Mapping[str, Refiner],
+    dataset: Dataset,
+    reporter: Reporter,
+    further: Mapping[str, Measure] | None = None,
 ) -> dict[str, Scores]:
     """Scores by row: the front, then with each refiner of the parser, then the front with each further refiner.
 
     Whole images, one by one (section 4.1).
     """
     check_classes(parser, dataset)
+    further = further or {}
     matrices: dict[str, ConfusionMatrix] = {}
+    sums: dict[tuple[str, str], Tensor] = {}
     num_classes = len(dataset.classes)
     device = device_of(parser)
     reporter.stage("evaluate", len(dataset))
@@ -35,10 +57,19 @@ def evaluate_parser(
             start, front = next(iter(rows.items()))
             rows |= {f"{start} +{name}": refiner(image, front) for name, refiner in refiners.items()}
             for name, logits in rows.items():
-                matrix = matrices.setdefault(name, ConfusionMatrix(num_classes))
-                matrix.update(logits.argmax(dim=1).cpu(), sample.labels[None])
+                prediction = logits.argmax(dim=1).cpu()
+                matrices.setdefault(name, ConfusionMatrix(num_classes)).update(prediction, sample.labels[None])
+                for title, measure in further.items():
+                    counts = measure.counts(prediction[0], sample.labels)
+                    sums[name, title] = sums[name, title] + counts if (name, title) in sums else counts
             reporter.advance()
-    return {name: matrix.scores() for name, matrix in matrices.items()}
+    return {
+        name: replace(
+            matrix.scores(),
+            further={title: float(measure.value(sums[name, title])) for title, measure in further.items()},
+        )
+        for name, matrix in matrices.items()
+    }
 
 
 def check_classes(parser: Parser, dataset: Dataset) -> None:
@@ -66,11 +97,26 @@ def as_table(rows: Mapping[str, Scores], classes: Sequence[str]) -> Table:
     table.add_row("pixel accuracy", *(percent(scores.pixel_accuracy) for scores in rows.values()))
     weighted = (percent(scores.frequency_weighted_iou) for scores in rows.values())
     table.add_row("frequency-weighted IoU", *weighted, end_section=True)
+    for title, cells in further_cells(rows).items():
+        table.add_row(title, *cells)
+    table.add_section()
     for index, name in enumerate(classes):
         table.add_row(name, *(percent(scores.iou[index]) for scores in rows.values()))
     counted = next(iter(rows.values())).classes_counted
     table.caption = f"mean over the {counted} of {len(classes)} classes that occur"
     return table
+
+
+def further_cells(rows: Mapping[str, Scores]) -> dict[str, list[str]]:
+    """A line for each further measure: per cent, but for the count of wrong regions."""
+    titles = next(iter(rows.values())).further
+    return {
+        title: [
+            f"{scores.further[title]:.2f}" if title == WRONG_REGIONS else percent(scores.further[title])
+            for scores in rows.values()
+        ]
+        for title in titles
+    }
 
 
 def as_json(rows: Mapping[str, Scores], classes: Sequence[str]) -> dict[str, Any]:
@@ -82,6 +128,7 @@ def as_json(rows: Mapping[str, Scores], classes: Sequence[str]) -> dict[str, Any
             "frequency_weighted_iou": known(scores.frequency_weighted_iou),
             "classes_counted": scores.classes_counted,
             "iou": {label: known(iou) for label, iou in zip(classes, scores.iou, strict=True)},
+            **({"further": {title: known(value) for title, value in scores.further.items()}} if scores.further else {}),
         }
         for name, scores in rows.items()
     }

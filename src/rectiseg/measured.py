@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rectiseg.boundaries import BoundaryF
-from rectiseg.consistency import Inconsistency
+from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.files import atomic_path, save_file
 from rectiseg.intervals import Blocks, Interval, mean_difference
 from rectiseg.machine import machine
@@ -34,7 +34,7 @@ def measures(num_classes: int) -> dict[str, Measure]:
         "mean IoU": MeanIoU(num_classes),
         "pixel accuracy": PixelAccuracy(num_classes),
         "boundary F at 3 px": BoundaryF(num_classes, 3),
-        "wrong regions": Inconsistency(num_classes),
+        WRONG_REGIONS: Inconsistency(num_classes),
     }
 
 
@@ -119,7 +119,7 @@ def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks
     for title, row in rows.items():
         cells = [title if title.startswith(("front", "ensemble")) else f"+{title}", str(len(row))]
         for name, measure in kinds.items():
-            scale = 1 if name == "wrong regions" else 100
+            scale = 1 if name == WRONG_REGIONS else 100
             values = [scale * float(measure.value(one.counts[name].sum(dim=0))) for one in row]
             cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
             cells.append("" if row[0] is front else gained(gain(front, row, name, measure, blocks), scale))

@@ -2,8 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -109,12 +109,16 @@ def refuse_misfits(prediction: Int[Tensor, "*pixels"], labels: Int[Tensor, "*pix
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions of 1. A class that occurs in no label map has an IoU of nan and stays out of the mean."""
+    """Fractions of 1. A class that occurs in no label map has an IoU of nan and stays out of the mean.
+
+    ``further`` is what was measured beside them, by name.
+    """
 
     pixel_accuracy: float
     mean_iou: float
     iou: tuple[float, ...]
     frequency_weighted_iou: float = math.nan
+    further: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def classes_counted(self) -> int:
