@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import TinyEncoder, encoder
+from rectiseg.losses import lovasz_softmax
 from rectiseg.models.front import Front
 from rectiseg.settings import Settings, make_optimizer
 from rectiseg.stage import StageLoss, synchronized
+from rectiseg.types import IGNORE_INDEX
 from tiny_stage import K, OneConvolution, one_convolution, tiny_lrn
 
 PLAIN = Settings(phases=((2, 1e-2),), crop=(19, 23), schedule="constant")
@@ -30,6 +32,16 @@ def test_every_supervised_map_adds_its_weight():
     labels = torch.randint(K, (1, 6, 7))
     first, last = (F.cross_entropy(scale * stage.head(image), labels, reduction="sum") for scale in (1, 3))
     torch.testing.assert_close(StageLoss(stage)(labels, image), 0.25 * first + 2 * last)
+
+
+def test_the_lovász_loss_joins_with_every_image_s_valid_pixels():
+    torch.manual_seed(0)
+    stage, image = one_convolution(), torch.rand(2, 3, 6, 7)
+    labels = torch.randint(K, (2, 6, 7))
+    labels[1, 2:] = IGNORE_INDEX
+    of_images = lovasz_softmax(stage(image), labels)
+    expected = StageLoss(stage)(labels, image) + 0.5 * (42 * of_images[0] + 14 * of_images[1])
+    torch.testing.assert_close(StageLoss(stage, lovasz=0.5)(labels, image), expected)
 
 
 def test_class_weights_weigh_pixels_and_leave_the_weights_file():

@@ -25,6 +25,7 @@ class Settings:
     frozen_batch_norm: bool = False
     clip: float | None = 1.0  # the gradient's norm
     class_weights: tuple[float, ...] | None = None
+    lovasz: float = 0.0  # of the Lovász-Softmax loss, beside cross-entropy
     anneal_auxiliary: bool = False  # GRN's auxiliary weight falls to 0 on the way to the last step
     precision: Literal["no", "bf16"] = "no"
     validate_every: int = 1  # epochs

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rectiseg.curves import Curves
+from rectiseg.losses import lovasz_softmax
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save, save_state
 from rectiseg.models.encoder import Encoder
@@ -41,11 +42,15 @@ class Batch(NamedTuple):
 
 
 class StageLoss(nn.Module):
-    """Sum of cross-entropies over the valid pixels of every supervised map, each with the stage's weight for it."""
+    """Sum of cross-entropies over the valid pixels of every supervised map, each with the stage's weight for it.
 
-    def __init__(self, stage: nn.Module, class_weights: tuple[float, ...] | None = None):
+    ``lovasz`` adds so much of the Lovász-Softmax loss, an image's times its valid pixels.
+    """
+
+    def __init__(self, stage: nn.Module, class_weights: tuple[float, ...] | None = None, lovasz: float = 0.0):
         super().__init__()
         self.stage = stage
+        self.lovasz = lovasz
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
@@ -55,14 +60,18 @@ class StageLoss(nn.Module):
         weights: tuple[float, ...] = self.stage.loss_weights  # pyright: ignore[reportAssignmentType]
         return torch.stack(
             [
-                weight
-                * F.cross_entropy(
-                    logits.float(), labels, self.class_weights, ignore_index=IGNORE_INDEX, reduction="sum"
-                )
+                weight * self.of_one(logits.float(), labels)
                 for logits, weight in zip(maps, weights, strict=True)
                 if weight > 0
             ]
         ).sum()
+
+    def of_one(self, logits: Logits, labels: LabelMap) -> Tensor:
+        loss = F.cross_entropy(logits, labels, self.class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+        if self.lovasz:
+            valid = (labels != IGNORE_INDEX).sum(dim=(1, 2))
+            loss = loss + self.lovasz * (valid * lovasz_softmax(logits, labels)).sum()
+        return loss
 
 
 class Run:
@@ -97,7 +106,8 @@ class Run:
         self.best = -math.inf
         self.seconds = 0.0
         optimizer = make_optimizer(self.stage, settings)
-        self.loss, self.optimizer = accelerator.prepare(StageLoss(self.stage, settings.class_weights), optimizer)
+        loss = StageLoss(self.stage, settings.class_weights, settings.lovasz)
+        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
 
     @property
     def learning_rate(self) -> float:

@@ -95,12 +95,13 @@ def changes(image: OneImage, before: OneLabelMap, after: OneLabelMap, palette: P
     return np.where(changed, colorize(after, palette), grey).astype(np.uint8)
 
 
-def grid(tiles: Sequence[tuple[str, Pixels]]) -> PillowImage.Image:
-    """Titled tiles in rows; the number of columns brings the whole close to the shape of a screen."""
+def grid(tiles: Sequence[tuple[str, Pixels]], columns: int | None = None) -> PillowImage.Image:
+    """Titled tiles in rows, by default of so many columns that the whole is close to the shape of a screen."""
     pictures = [(title, fitted(pixels)) for title, pixels in tiles]
     cell_width = GAP + max(max(picture.width, text_width(title)) for title, picture in pictures)
     cell_height = GAP + LINE + max(picture.height for _, picture in pictures)
-    columns = round(math.sqrt(len(tiles) * SHAPE * cell_height / cell_width))
+    if columns is None:
+        columns = round(math.sqrt(len(tiles) * SHAPE * cell_height / cell_width))
     columns = min(max(columns, 1), len(tiles))
     rows = math.ceil(len(tiles) / columns)
     canvas = PillowImage.new("RGB", (GAP + columns * cell_width, GAP + rows * cell_height), "white")
