@@ -148,9 +148,9 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "## Training",
         "",
         f"`rectiseg train {training['recipe']} --data CamVid --seed {training['seed']} --grn-weights FIRST` on "
-        f"CamVid's 367 training images, on {training['machine']}. FIRST is "
-        "src/rectiseg/weights/camvid_lite.safetensors of commit b345b88, whose GRN (four epochs after an earlier, weaker front) goes on learning after this one. "
-        "Minutes by stage: "
+        f"CamVid's 367 training images, on {training['machine']}. FIRST is src/rectiseg/weights/"
+        "camvid_lite.safetensors of commit b345b88, whose GRN (four epochs after an earlier, weaker front) goes on "
+        "learning after this one. Minutes by stage: "
         + ", ".join(f"{name.removesuffix('_seconds')} {value / 60:.0f}" for name, value in seconds.items())
         + ". The encoders' first weights are ImageNet's.",
         "",
