@@ -41,7 +41,7 @@ def rows_of(folder: Path, reporter: Reporter | None = None, seeds: int = 2) -> R
     trainings = [smallest(folder, reporter) for _ in range(seeds)]
     for seed, training in enumerate(trainings):
         training.refiner_seed = seed
-    return Rows(trainings, trainings[:1], crf=False)
+    return Rows(trainings, trainings[:1], crf=False, iterated=False)
 
 
 def renamed(data: Drawn, *names: str) -> Drawn:
@@ -75,6 +75,19 @@ def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
 
 
 @needs_weights
+def test_where_the_recipe_has_one_iteration_a_grn_of_three_is_read_after_each(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, iterations=1)
+    assert made.grn_iterated().iterations == 3
+    rows = Rows([made], [made], crf=False)
+    titles = [title for title, _, _ in rows.networks()]
+    iterated = [f"GRN trained for 3, N = {n}" for n in (1, 2, 3)]
+    assert [title for title in titles if title.startswith("GRN trained")] == iterated
+    fewer = [title for title, _, _ in replace(rows, iterated=False).networks()]
+    assert fewer == [title for title in titles if title not in iterated]
+
+
+@needs_weights
 def test_a_row_is_measured_again_when_its_network_has_changed(folder: Path):
     measure_rows(rows_of(folder))
     trained = load(folder / "context.safetensors")
@@ -99,7 +112,7 @@ def test_saved_parsers_join_the_ensemble(folder: Path):
 @needs_weights
 def test_a_drive_is_measured_with_what_never_saw_it(tmp_path: Path):
     made = with_drives(tmp_path)
-    rows, names = measure_drives(Rows([made], [made], crf=False))
+    rows, names = measure_drives(Rows([made], [made], crf=False, iterated=False))
     assert names == ["a_1", "a_2", "b_1", "b_2", "b_3"]
     assert {len(counts) for row in rows.values() for counts in row[0].counts.values()} == {5}
     seen = {"a": {"b_1", "b_2"}, "b": {"a_1", "a_2"}}
@@ -144,7 +157,7 @@ def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monke
     monkeypatch.setattr(table2, "blocks_of", lambda names: [[index] for index in range(len(names))])
     made = with_drives(tmp_path)
     made.datasets["val"] = renamed(Drawn(2, 1, 25, 33), "b_3", "b_4")
-    lines = page(Rows([made], [made], crf=False), "rectiseg table2 ...", with_drives=True).splitlines()
+    lines = page(Rows([made], [made], crf=False, iterated=False), "rectiseg table2 ...", with_drives=True).splitlines()
     assert lines[2].startswith("Printed by `rectiseg table2 ...`, on ")
     assert [line for line in lines if line.startswith("##")] == ["## Val", "## Drives that nothing was trained on"]
     assert sum(line.startswith("| +LRN | 1 |") for line in lines) == 2

@@ -23,7 +23,7 @@ from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
-from rectiseg.train import Training
+from rectiseg.train import PAPER_ITERATIONS, Training
 
 TRIALS = 50
 NOTES = """
@@ -42,6 +42,7 @@ class Rows:
     local: Sequence[Training]  # LRN and MS-Dilation, which are cheap to train
     with_grn: Sequence[Training]
     crf: bool = True
+    iterated: bool = True  # a GRN of three iterations, too, where the recipe trains it for fewer
     ensemble: Sequence[Path] = ()  # saved parsers beside the first cascade
 
     @property
@@ -49,9 +50,14 @@ class Rows:
         return self.local[0]
 
     def without_each_drive(self) -> list["Rows"]:
-        """The same on drives that nothing was trained on, for the first seed; the ensemble's parsers may know them."""
+        """The same on drives that nothing was trained on, for the first seed; the ensemble's parsers may know them.
+
+        The longest training, that of an iterated GRN, is left out.
+        """
         return [
-            Rows([WithoutDrive(self.local[0], drive)], [WithoutDrive(self.with_grn[0], drive)], self.crf)
+            Rows(
+                [WithoutDrive(self.local[0], drive)], [WithoutDrive(self.with_grn[0], drive)], self.crf, iterated=False
+            )
             for drive in drives_of(self.first)
         ]
 
@@ -71,6 +77,10 @@ class Rows:
             yield "LRN, GRN", training, Cascade(lrn_alone, training.grn_last())
             yield "GRN and LRN in parallel", training, Parallel(grn, lrn_alone)
         training = self.with_grn[0]
+        if self.iterated and training.recipe.iterations < PAPER_ITERATIONS:
+            grn = training.grn_iterated()
+            for n in range(1, grn.iterations + 1):
+                yield f"GRN trained for {grn.iterations}, N = {n}", training, after(grn, n)
         if training.confidences is None:
             whole = SceneParser(training.front(), Cascade(training.grn(), training.lrn()))
             yield "GRN, LRN, multi-scale and flip", training, MultiScale(whole, training.recipe.front.scales)

@@ -3,8 +3,9 @@
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
 confidences of front and GRN, and ``parser.safetensors``, the whole cascade. On request also what Table 2 compares them
-with: ``context`` (MS-Dilation) and ``grn_last``, a GRN that follows ``lrn_alone``. After another parser, whose
-confidences were stored before, there is no front to train; ``refiner.safetensors`` is then GRN and LRN.
+with: ``context`` (MS-Dilation), ``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is
+trained for the paper's three iterations where the recipe has fewer. After another parser, whose confidences were stored
+before, there is no front to train; ``refiner.safetensors`` is then GRN and LRN.
 """
 
 import hashlib
@@ -40,14 +41,16 @@ from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
-StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last"]
+StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last", "grn_iterated"]
 STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
+PAPER_ITERATIONS = 3
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "grn": ("front",),
     "lrn": ("front", "grn"),
     "lrn_alone": ("front",),
     "context": ("front",),
     "grn_last": ("front", "lrn"),
+    "grn_iterated": ("front",),
 }
 """Whose settings decide what a stage learns from, by the names of the recipe's settings."""
 
@@ -196,6 +199,12 @@ class Training:
     def grn_last(self) -> GRN:
         return cast(GRN, self.trained("grn_last", self.new_grn, self.recipe.grn, self.after_lrn))
 
+    def grn_iterated(self) -> GRN:
+        def build() -> GRN:
+            return self.new_grn(PAPER_ITERATIONS)
+
+        return cast(GRN, self.trained("grn_iterated", build, self.recipe.grn, self.after_front))
+
     def lrn(self) -> LRN:
         return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after_grn))
 
@@ -208,11 +217,12 @@ class Training:
 
         return cast(MultiScaleContext, self.trained("context", build, self.recipe.context, self.after_front))
 
-    def new_grn(self) -> GRN:
+    def new_grn(self, iterations: int | None = None) -> GRN:
         """The one that was given, or one on an encoder that knows ImageNet or what the front made of it."""
+        iterations = self.recipe.iterations if iterations is None else iterations
         if self.grn_weights is not None:
             grn = self.started_grn()
-            grn.iterations = self.recipe.iterations
+            grn.iterations = iterations
             return grn
         starts_from_front = self.recipe.grn_starts_from == "front"
         if starts_from_front and self.confidences is not None:
@@ -221,7 +231,7 @@ class Training:
                 "none: choose a recipe that starts from the pretrained encoder, or name a GRN to start from"
             )
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, self.recipe.iterations)
+        return GRN(encoder, self.num_classes, iterations)
 
     def started_grn(self) -> GRN:
         """The GRN of the given weights: saved alone, or in a parser."""
