@@ -90,10 +90,12 @@ def test_camvid_as_the_paper_would_do_it_differs_from_cityscapes_in_name_and_cro
     assert camvid_paper() == replace(cityscapes_paper(), name="camvid_paper", dataset="camvid", **crops)  # pyright: ignore
 
 
-def test_the_shipped_models_refiners_see_whole_size_confidences():
+def test_the_shipped_models_refiners_see_resized_whole_size_confidences():
     """One stored view and its mirror image an image; two cores train no LRN of Table 1's width."""
     recipe = camvid_lite()
-    assert recipe.grn.scales == recipe.lrn.scales == (1.0,)
+    assert not recipe.front_at_scales
+    assert recipe.grn.scales == recipe.front.scales
+    assert recipe.lrn.scales == (1.0,)
     assert (recipe.iterations, recipe.neighborhood, recipe.lrn_widths) == (1, 7, NARROW)
 
 

@@ -28,6 +28,7 @@ class Recipe:
     class_balance: float = 0.0  # the power of the median-frequency class weights of the front's loss
     # Cross-fitting: refiners learn from so many fronts, none of which saw its images; 0: from the front itself.
     folds: int = 0
+    front_at_scales: bool = True  # refiners see what it says at each of their scales; else what it says at full size
     without_drive: Settings | None = None  # trains the fronts that leave out a drive, to be measured on it
 
 
@@ -85,19 +86,21 @@ def camvid_lite() -> Recipe:
         warmup=50,
         validate_every=8,
     )
-    refiner = replace(front, scales=(1.0,), jitter=0.0)
+    refiner = replace(front, scales=(1.0,), jitter=0.0, lovasz=1.0)
+    augmented = replace(refiner, scales=front.scales, jitter=front.jitter)
     return Recipe(
         name="camvid_lite",
         dataset="camvid",
         encoder="lite0",
         front=front,
-        grn=replace(refiner, phases=((4, 2e-4),), anneal_auxiliary=True, validate_every=2),
+        grn=replace(augmented, phases=((4, 2e-4),), anneal_auxiliary=True, validate_every=2),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
         context=replace(refiner, phases=((8, 1e-3),), head_rate=1.0, weight_decay=1e-4),
         iterations=1,
         lrn_widths=NARROW,
         grn_starts_from="front",
         class_balance=0.5,
+        front_at_scales=False,
         without_drive=replace(front, phases=((16, 6e-4),)),
     )
 

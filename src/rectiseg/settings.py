@@ -16,7 +16,7 @@ class Settings:
     crop: tuple[int, int]  # height, width
     batch: int = 4
     scales: tuple[float, ...] = (1.0,)
-    jitter: float = 0.0  # brightness, contrast and saturation change by up to this part, where images are read
+    jitter: float = 0.0  # brightness, contrast and saturation of the image change by up to this part
     optimizer: Literal["sgd", "adamw"] = "adamw"
     weight_decay: float = 1e-4
     schedule: Literal["constant", "polynomial"] = "polynomial"  # within the phases

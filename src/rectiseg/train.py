@@ -251,9 +251,7 @@ class Training:
         """What GRN, MS-Dilation or an LRN alone sees: the front's confidences."""
         if self.confidences is not None:
             return ConfidenceViews(Confidences(self.datasets[split], self.confidences / split))
-        refiners = (self.recipe.grn, self.recipe.lrn, self.recipe.context)
-        scales = dict.fromkeys(scale for settings in refiners for scale in settings.scales)
-        views = views_of(split, tuple(scales))
+        views = self.stored_views(split, self.recipe.grn, self.recipe.lrn, self.recipe.context)
         fronts = self.fronts(split)
         folder = self.output / "confidences" / "front" / split
         source = ", ".join(identity(front) for front, _ in fronts)
@@ -267,24 +265,32 @@ class Training:
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
-        return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn.scales)
+        return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn)
 
     def after_lrn(self, split: Split) -> ConfidenceViews:
         """What a GRN sees that comes last: the confidences of front and LRN."""
-        return self.after(self.lrn_alone(), self.label("lrn_alone"), split, self.recipe.grn.scales)
+        return self.after(self.lrn_alone(), self.label("lrn_alone"), split, self.recipe.grn)
 
-    def after(self, refiner: nn.Module, name: str, split: Split, scales: tuple[float, ...]) -> ConfidenceViews:
+    def after(self, refiner: nn.Module, name: str, split: Split, settings: Settings) -> ConfidenceViews:
         """What a refiner makes of the front's confidences, stored once."""
         front = self.after_front(split).confidences
         folder = self.output / "confidences" / name / split
         source = f"{front.about['source']}, then {identity(refiner)}"
         self.reporter.stage(f"confidences of {name}, {split}", len(front) // self.share[1])
         refiner = refiner.to(self.device).eval()
-        views = views_of(split, scales)
+        views = self.stored_views(split, settings)
         with torch.inference_mode():
             store_refined(refiner, front, folder, views, source, self.device, self.reporter.advance, self.share)
         self.accelerator.wait_for_everyone()
         return ConfidenceViews(Confidences(self.datasets[split], folder))
+
+    def stored_views(self, split: Split, *refiners: Settings) -> list[View]:
+        """What is stored of each image for these to learn from; of val only the image as it is."""
+        if split == "val":
+            return [View()]
+        wanted = dict.fromkeys(scale for settings in refiners for scale in settings.scales)
+        scales = wanted if self.recipe.front_at_scales else (1.0,)
+        return [View(scale, flip) for scale in scales for flip in (False, True)]
 
     @property
     def device(self) -> torch.device:
@@ -349,8 +355,3 @@ class Training:
         self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
         return stage.eval()
-
-
-def views_of(split: Split, scales: tuple[float, ...]) -> list[View]:
-    """What is stored of each image; of val only the image as it is."""
-    return [View(scale, flip) for scale in scales for flip in (False, True)] if split == "train" else [View()]

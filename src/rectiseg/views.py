@@ -8,6 +8,7 @@ from torch import Tensor
 from rectiseg.data.confidences import Confidences, View
 from rectiseg.data.datasets import Dataset
 from rectiseg.data.transforms import coin, draw, jittered, random_crop, view_image, view_labels
+from rectiseg.ops.resize import resized, scaled
 from rectiseg.settings import Settings
 
 
@@ -50,7 +51,10 @@ class ImageViews:
 
 
 class ConfidenceViews:
-    """What a refiner trains on: a stored view of one of the wanted scales, cropped at random."""
+    """What a refiner trains on: stored views at one of the wanted scales, cropped at random.
+
+    A scale at which nothing is stored is made from what is stored at full size.
+    """
 
     def __init__(self, confidences: Confidences):
         self.confidences = confidences
@@ -59,16 +63,24 @@ class ConfidenceViews:
         return len(self.confidences)
 
     def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
-        views = [view for view in self.confidences.views if view.scale in settings.scales]
+        scale = draw(settings.scales, generator)
+        views = self.stored_at(scale) or self.stored_at(1.0)
         if not views:
-            raise ValueError(
-                f"{self.confidences.folder}: no confidences at scale {settings.scales[0]:g} are stored here"
-            )
+            raise ValueError(f"{self.confidences.folder}: no confidences at full size or at scale {scale:g} here")
         view = views[int(torch.randint(len(views), (), generator=generator))]
-        sample = self.confidences.read(index, view)
-        image, labels, logits = random_crop(sample.image, sample.labels, sample.logits, settings.crop, generator)
+        image, labels, logits, _ = self.confidences.read(index, view)
+        if view.scale != scale:
+            size = scaled(labels.shape, scale)
+            image, logits = (resized(maps[None], size)[0] for maps in (image, logits))
+            labels = view_labels(labels, scale, flip=False)
+        image, labels, logits = random_crop(image, labels, logits, settings.crop, generator)
         assert logits is not None
+        if settings.jitter:
+            image = jittered(image, settings.jitter, generator)
         return (image, logits), labels
+
+    def stored_at(self, scale: float) -> list[View]:
+        return [view for view in self.confidences.views if view.scale == scale]
 
     def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
         sample = self.confidences.read(index, View())
