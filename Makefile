@@ -54,9 +54,10 @@ bench: setup
 	@echo "# Benchmarks"; echo; echo "Printed by \`make bench\`."; echo
 	@GLIBC_TUNABLES=$(REUSED_MEMORY) $(BIN)/python benchmarks/propagate.py
 	@$(BIN)/python benchmarks/propagate.py
+	@$(BIN)/python benchmarks/crf.py
 
 # Not $(MAKE) in its last line: `make -n docs` would run that, and empty the page.
 docs: setup
 	@test -n '$(DATA)' -a -n '$(ESPNET)' || { echo '$(NO_DATA)' >&2; exit 1; }
-	$(BIN)/python benchmarks/camvid_lite.py --data '$(DATA)' --espnet '$(ESPNET)' > docs/results.md
+	$(BIN)/python benchmarks/model_card.py --data '$(DATA)' --espnet '$(ESPNET)' -o docs
 	make -s bench > docs/benchmarks.md

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 import tyro
-from torch import nn
+from torch import Tensor, nn
 
 from rectiseg.data.datasets import Split
 from rectiseg.intervals import blocks_of
@@ -32,14 +35,32 @@ LRNS: Mapping[str, Callable[[int], LRN]] = {
     "LRN, centre bias 1 (Eq. 6 to the letter)": partial(LRN, widths=NARROW, center_bias=1.0),
     **{f"LRN, m = {m}": partial(LRN.narrow, neighborhood=m) for m in (3, 5, 9)},
     "LRN of probabilities": partial(LRN, widths=NARROW, propagates="probabilities"),
+    "LRN, twice as wide": partial(LRN, widths=tuple(2 * width for width in NARROW)),
 }
 # What the settings of its training are, and what of GRN itself is another way.
-GRNS: Mapping[str, tuple[dict[str, bool], dict[str, float | bool]]] = {
+GRNS: Mapping[str, tuple[dict[str, Any], dict[str, float | bool]]] = {
     "GRN": ({}, {}),
+    "GRN, cross-entropy alone": ({"lovasz": 0.0}, {}),
+    "GRN, images as they are": ({"scales": (1.0,), "jitter": 0.0}, {}),
     "GRN, auxiliary loss until the end": ({"anneal_auxiliary": False}, {}),
     "GRN without the auxiliary loss": ({}, {"auxiliary_weight": 0.0}),
     "GRN, loss on the last iteration only": ({}, {"every_iteration": False}),
 }
+
+
+class Degraded(ConfidenceViews):
+    """Confidences that say less than the front did: of a random temperature, under smooth noise."""
+
+    def view(self, index: int, settings: Settings, generator: torch.Generator) -> tuple[tuple[Tensor, ...], Tensor]:
+        (image, logits), labels = super().view(index, settings, generator)
+        strength, temperature = torch.rand(2, generator=generator).tolist()
+        for cell in (8, 32):  # pixels: the front's grid, and things
+            size = [max(2, side // cell) for side in labels.shape]
+            noise = F.interpolate(
+                torch.randn(1, len(logits), *size, generator=generator), labels.shape, mode="bilinear"
+            )
+            logits = logits + 0.35 * strength * logits.std() * noise[0]
+        return (image, logits / 2**temperature), labels
 
 
 class Variant(Training):
@@ -101,16 +122,26 @@ def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str,
         networks[title] = Variant(whole, recipe, title).lrn_of(build)
     title = "LRN, cross-fitted"
     networks[title] = Variant(whole, recipe, title, cross_fitted.after_front).lrn_of(LRN.narrow)
+    title = "LRN, degraded confidences"
+    networks[title] = Variant(whole, recipe, title, degraded(whole.after_front)).lrn_of(LRN.narrow)
+    title = "LRN, cross-entropy alone"
+    without = replace(recipe, lrn=replace(recipe.lrn, lovasz=0.0))
+    networks[title] = Variant(whole, without, title).lrn_of(LRN.narrow)
     title = "LRN, the front's class weights"
     weighted = replace(recipe, lrn=replace(recipe.lrn, class_weights=whole.class_weights))
     networks[title] = Variant(whole, weighted, title).lrn_of(LRN.narrow)
     for title, (settings, attributes) in GRNS.items() if grn_epochs else ():
-        grn = replace(recipe.grn, **settings)  # pyright: ignore[reportArgumentType]
+        grn = replace(recipe.grn, **settings)
         networks[title] = Variant(whole, replace(recipe, grn=grn, iterations=3), title).grn_of(attributes)
     views, folder = whole.after_front("val"), whole.output / "ablations"
     return {
         title: [measured(network, views, folder / f"{title}.safetensors", whole)] for title, network in networks.items()
     }
+
+
+def degraded(samples: Callable[[Split], ConfidenceViews]) -> Callable[[Split], ConfidenceViews]:
+    """Only what is learned from; val stays as it is."""
+    return lambda split: Degraded(samples(split).confidences) if split == "train" else samples(split)
 
 
 def shortened(settings: Settings, epochs: int) -> Settings:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
@@ -34,7 +35,7 @@ from rectiseg.stage import Run
 from rectiseg.views import ImageViews
 
 STEPS = 2
-StageName = Literal["front", "grn", "lrn"]
+StageName = Literal["front", "grn", "lrn", "context"]
 RecipeName = Literal["ade20k_paper", "cityscapes_paper"]
 
 
@@ -72,7 +73,7 @@ def main(ade20k: Path, cityscapes: Path) -> None:
 
 def lines(name: RecipeName, root: Path) -> Iterator[tuple[str, Line]]:
     crop = RECIPES[name]().front.crop
-    for stage in ("front", "grn", "lrn"):
+    for stage in ("front", "grn", "lrn", "context"):
         yield f"{stage}, a step of {crop[1]}x{crop[0]}", alone(two_steps, name, stage, root)
     yield "front, GRN and LRN, one whole image", alone(whole_image, name, root)
 
@@ -111,6 +112,7 @@ def networks(recipe: Recipe, num_classes: int) -> dict[StageName, nn.Module]:
         "front": Front(pretrained_encoder(recipe.encoder, "random"), num_classes),
         "grn": GRN(pretrained_encoder(recipe.encoder, "random"), num_classes, recipe.iterations),
         "lrn": LRN(num_classes, recipe.neighborhood, recipe.lrn_widths),
+        "context": MultiScaleContext(num_classes),
     }
 
 

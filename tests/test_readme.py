@@ -66,8 +66,8 @@ def results(page: str) -> dict[str, tuple[str, str]]:
     return {re.sub(r" \(.*\)$", "", row[0]): (row[iou], row[accuracy]) for row in rows}
 
 
-def test_its_results_are_those_of_docs_results():
+def test_its_results_are_those_of_the_model_card():
     """But for what it says in brackets about the front."""
-    measured = results((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    measured = results((ROOT / "docs" / "model_card.md").read_text(encoding="utf-8"))
     assert len(measured) >= 4
     assert results(README) == measured

@@ -141,7 +141,7 @@ class Training:
         settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "context")}
         stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
-            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from", "folds"):
+            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from", "folds", "front_at_scales"):
                 recipe.pop(later, None)
         followed = {before: settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None}
         if self.confidences is not None:
