@@ -174,9 +174,11 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "",
         "Per cent. The weights are those after the last step. Chosen after measurements on these images, which are "
         "therefore a little kind to us: the front's length, its class balance and its jitter; that refiners learn "
-        "without class balance, from what the front says of the images it learned from; where GRN starts, that it does "
-        "one iteration, and that its auxiliary loss fades. The LRN of the second row follows the front directly. "
-        "ESPNet is Mehta et al.'s (ECCV 2018) with its published CamVid weights.",
+        "without class balance and with the Lovász-Softmax loss, from what the front says of the images it learned "
+        "from; where GRN starts, that it does one iteration, and that its auxiliary loss fades. The LRN of the second "
+        "row follows the front directly. ESPNet is Mehta et al.'s (ECCV 2018) with its published CamVid weights. "
+        "Boundary F: by class and image, averaged over images, then over classes. Wrong regions are 4-connected "
+        "regions of one predicted class with 25 or more annotated pixels, more than half of them wrong.",
         "",
         "## Boundaries, and IoU by class",
         "",

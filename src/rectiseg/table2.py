@@ -164,13 +164,18 @@ def page(rows: Rows, command: str, with_drives: bool) -> str:
         crf = tuned_crf(first)
         chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings_of(crf).items())
         lines += ["", f"The CRF's settings are the best of {TRIALS} tried on training images: {chosen}."]
-    minutes = ", ".join(f"{name} {minutes:.0f}" for name, minutes in minutes_of(rows).items())
-    return "\n".join([*lines, "", f"Minutes that trainings took: {minutes}."])
+    return "\n".join([*lines, "", "## What it took", "", *minutes_table(minutes_of(rows))])
 
 
 def table(training: Training, rows: Mapping[str, Sequence[Measured]], names: Sequence[str]) -> list[str]:
     blocks = blocks_of(names)
     return [as_markdown(rows, training.num_classes, blocks), "", f"{len(names)} images in {len(blocks)} blocks."]
+
+
+def minutes_table(minutes: Mapping[str, float]) -> list[str]:
+    lines = [f"| {name} | {value:.0f} |" for name, value in minutes.items()]
+    hours = sum(minutes.values()) / 60
+    return ["| training | minutes |", "|---|--:|", *lines, "", f"{hours:.1f} hours of training in all."]
 
 
 def minutes_of(rows: Rows) -> dict[str, float]:
