@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rectiseg.models.lrn import NARROW
+from rectiseg.models.lrn import NARROW, TABLE_1
 from rectiseg.recipes import (
     RECIPES,
     Recipe,
     ade20k_paper,
+    camvid_best,
     camvid_lite,
     camvid_paper,
     cityscapes_paper,
@@ -99,8 +100,16 @@ def test_the_shipped_models_refiners_see_resized_whole_size_confidences():
     assert (recipe.iterations, recipe.neighborhood, recipe.lrn_widths) == (1, 7, NARROW)
 
 
-def test_a_drive_is_left_out_by_a_front_of_half_the_length():
-    recipe = camvid_lite()
+def test_the_best_is_the_shipped_model_with_larger_networks_and_the_paper_s_iterations():
+    best, lite = camvid_best(), camvid_lite()
+    assert (best.encoder, best.lrn_widths, best.iterations) == ("lite2", TABLE_1, 3)
+    assert best.full_backpropagation
+    assert (best.class_balance, best.grn_starts_from) == (lite.class_balance, lite.grn_starts_from)
+    assert best.grn.lovasz == lite.grn.lovasz
+
+
+@pytest.mark.parametrize("recipe", [camvid_lite(), camvid_best()])
+def test_a_drive_is_left_out_by_a_front_of_half_the_length(recipe: Recipe):
     assert recipe.without_drive is not None
     assert 2 * recipe.without_drive.epochs == recipe.front.epochs
 

@@ -21,10 +21,12 @@ def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
     for name in ("grn", "parser"):
         made = smallest(tmp_path / name)
         made.grn_weights = tmp_path / "start" / f"{name}.safetensors"
-        made.recipe = replace(made.recipe, iterations=1, grn=replace(made.recipe.grn, phases=((1, 0.0),)))
+        grn_settings = replace(made.recipe.grn, phases=((1, 0.0),))
+        made.recipe = replace(made.recipe, iterations=1, full_backpropagation=True, grn=grn_settings)
         made.run(("grn",))
         grn = load(tmp_path / name / "grn.safetensors")
         assert grn.iterations == 1
+        assert grn.full_backpropagation
         for key, value in start.grn().named_parameters():
             assert torch.equal(grn.get_parameter(key), value), key  # a rate of nothing changes nothing
     made.grn_weights = tmp_path / "start" / "grn.safetensors"

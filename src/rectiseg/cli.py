@@ -24,7 +24,7 @@ EncoderChoice = Literal[
 Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 StageChoice = Literal["front", "lrn_alone", "grn", "lrn", "context", "grn_last", "grn_iterated"]
-RecipeName = Literal["camvid_lite", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
+RecipeName = Literal["camvid_lite", "camvid_best", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 
 def main() -> None:

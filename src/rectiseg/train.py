@@ -53,6 +53,16 @@ STANDS_ON: dict[str, tuple[str, ...]] = {
     "grn_iterated": ("front",),
 }
 """Whose settings decide what a stage learns from, by the names of the recipe's settings."""
+OF_REFINERS = (
+    "iterations",
+    "full_backpropagation",
+    "neighborhood",
+    "lrn_widths",
+    "grn_starts_from",
+    "folds",
+    "front_at_scales",
+)
+"""What the recipe says that does not touch a front."""
 
 
 class Training:
@@ -141,7 +151,7 @@ class Training:
         settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "context")}
         stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
-            for later in ("iterations", "neighborhood", "lrn_widths", "grn_starts_from", "folds", "front_at_scales"):
+            for later in OF_REFINERS:
                 recipe.pop(later, None)
         followed = {before: settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None}
         if self.confidences is not None:
@@ -222,7 +232,7 @@ class Training:
         iterations = self.recipe.iterations if iterations is None else iterations
         if self.grn_weights is not None:
             grn = self.started_grn()
-            grn.iterations = iterations
+            grn.iterations, grn.full_backpropagation = iterations, self.recipe.full_backpropagation
             return grn
         starts_from_front = self.recipe.grn_starts_from == "front"
         if starts_from_front and self.confidences is not None:
@@ -231,7 +241,7 @@ class Training:
                 "none: choose a recipe that starts from the pretrained encoder, or name a GRN to start from"
             )
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, iterations)
+        return GRN(encoder, self.num_classes, iterations, full_backpropagation=self.recipe.full_backpropagation)
 
     def started_grn(self) -> GRN:
         """The GRN of the given weights: saved alone, or in a parser."""
