@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 from PIL import Image as PillowImage
 from tyro.conf import arg
 
@@ -22,7 +22,7 @@ from rectiseg.data.files import atomic_path
 from rectiseg.evaluate import boundary_measures, evaluate_parser, further_cells, percent
 from rectiseg.inference import stages
 from rectiseg.machine import machine
-from rectiseg.metrics import Scores
+from rectiseg.metrics import ConfusionMatrix, Scores
 from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner, read_training
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.zoo.espnet import load_espnet
@@ -47,16 +47,22 @@ class Case(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """In the share of annotated pixels that are right."""
-        return self.accuracy(self.after) - self.accuracy(self.before)
+        return self.mean_iou(self.after) - self.mean_iou(self.before)
 
-    def accuracy(self, labels: Integer[np.ndarray, "height width"]) -> float:
-        return float((labels == self.truth)[self.truth != IGNORE_INDEX].mean())
+    def mean_iou(self, labels: Integer[np.ndarray, "height width"]) -> float:
+        """Over the classes that occur in this image."""
+        matrix = ConfusionMatrix(max(self.before.max(), self.after.max(), self.truth[self.known].max()) + 1)
+        matrix.update(torch.from_numpy(labels)[None].long(), torch.from_numpy(self.truth)[None])
+        return matrix.scores().mean_iou
+
+    @property
+    def known(self) -> Bool[np.ndarray, "height width"]:
+        return self.truth != IGNORE_INDEX
 
     def verdict(self) -> Pixels:
         was, now = self.before == self.truth, self.after == self.truth
         changed = self.before != self.after
-        kinds = np.select([self.truth == IGNORE_INDEX, ~changed, now, was], [4, 0, 1, 2], 3)
+        kinds = np.select([~self.known, ~changed, now, was], [4, 0, 1, 2], 3)
         return VERDICTS[kinds]
 
 
@@ -121,8 +127,8 @@ def picture(chosen: Iterable[Case], classes: Sequence[str], palette: Palette) ->
     tiles: list[tuple[str, Pixels]] = []
     for case in chosen:
         tiles += [
-            (f"{case.name}: front, {percent(case.accuracy(case.before))} %", half(colorize(case.before, palette))),
-            (f"refined, {percent(case.accuracy(case.after))} %", half(colorize(case.after, palette))),
+            (f"{case.name}: front, {percent(case.mean_iou(case.before))} %", half(colorize(case.before, palette))),
+            (f"refined, {percent(case.mean_iou(case.after))} %", half(colorize(case.after, palette))),
             ("mended green, broken red", half(case.verdict())),
         ]
     return stacked(grid(tiles, columns=3), [case.before for case in chosen], classes, palette).quantize(64)
@@ -192,16 +198,15 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "",
         "## Where refinement helps, and where it hurts",
         "",
-        f"More pixels are right after the refiners than before in {better} of {len(found)} images. The six that gain "
-        f"the most and the three that gain the least or lose, no two within {APART} images of the video:",
+        f"Refinement raises the mean IoU of {better} of {len(found)} images. The six that gain the most and the three "
+        f"that lose the most, no two within {APART} images of the video:",
         "",
         "![Six label maps before and after refinement, and which pixels it mended](model_card_helped.png)",
         "",
-        "![Three label maps that refinement made worse, or hardly better](model_card_hurt.png)",
+        "![Three label maps that refinement made worse](model_card_hurt.png)",
         "",
-        "The labels of the front, those after the refiners, with the share of annotated pixels that are right, and "
-        "their difference: green was mended, red was broken, blue went from one mistake to another, black is not "
-        "annotated.",
+        "The labels of the front, those after the refiners, with their mean IoU over the image's classes, and their "
+        "difference: green was mended, red was broken, blue went from one mistake to another, black is not annotated.",
     ]
     losses = lost_classes(rows["front"], rows["front +GRN +LRN"], classes)
     lines += ["", "Classes that lose IoU: " + (", ".join(losses) if losses else "none") + "."]
