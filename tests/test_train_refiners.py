@@ -42,6 +42,17 @@ def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
 
 
 @needs_weights
+def test_a_further_stage_asks_for_nothing_of_a_grn_that_went_on_from_others_weights(tmp_path: Path):
+    made = smallest(tmp_path / "whole")
+    made.run()
+    on = smallest(tmp_path / "on")
+    on.grn_weights = tmp_path / "whole" / "grn.safetensors"
+    on.run()
+    smallest(tmp_path / "on").run(("context",))
+    assert (tmp_path / "on" / "context.safetensors").exists()
+
+
+@needs_weights
 def test_refiners_learn_after_any_parser_whose_confidences_are_stored(tmp_path: Path):
     made = smallest(tmp_path / "refiners")
     for split, views in (("train", [View(), View(flip=True)]), ("val", [View()])):

@@ -102,11 +102,11 @@ class Training:
         return len(self.datasets["train"].classes)
 
     def run(self, stages: tuple[StageName, ...] = STAGES) -> None:
-        """The named stages and what they stand on; with GRN and LRN there, the whole parser."""
+        """The named stages and what they stand on; the whole parser with the later one of GRN and LRN."""
         for stage in stages:
             if stage != "front" or self.confidences is None:
                 getattr(self, stage)()
-        if all(self.path_of(stage).exists() for stage in ("grn", "lrn")):
+        if {"grn", "lrn"} & {*stages} and all(self.path_of(stage).exists() for stage in ("grn", "lrn")):
             if self.accelerator.is_main_process:
                 cascade = Cascade(self.grn(), self.lrn())
                 if self.confidences is not None:
