@@ -3,13 +3,9 @@
 python benchmarks/crf.py
 """
 
-import time
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numba
 import numpy as np
@@ -17,6 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from propagate import median_of
 from rectiseg.data.images import read_image
 from rectiseg.machine import machine
 from rectiseg.models.checkpoint import load_parser
@@ -39,15 +36,14 @@ def main(image: Path = STREET, repetitions: int = 5) -> None:
     if find_spec("pydensecrf") is None:
         print("Not measured: pydensecrf2 is not installed here.\n")
         return
-    densecrf = import_module("pydensecrf.densecrf")
     picture = resized(read_image(image)[None], SIZE).clamp(0, 1)
     with torch.inference_mode():
         logits = load_parser().front(picture)
     ours = FullyConnectedCRF()
-    result, expected = ours(picture, logits).exp(), theirs(densecrf, ours, picture, logits)  # and compiles
+    result, expected = ours(picture, logits).exp(), densecrf_marginals(ours, picture, logits)
     times = {
         "ours": median_of(lambda: ours(picture, logits), repetitions),
-        "pydensecrf2": median_of(lambda: theirs(densecrf, ours, picture, logits), repetitions),
+        "pydensecrf2": median_of(lambda: densecrf_marginals(ours, picture, logits), repetitions),
     }
     ratio = times["ours"] / times["pydensecrf2"]
     agreement = (result.argmax(dim=1) == expected.argmax(dim=1)).float().mean().item()
@@ -63,8 +59,9 @@ def main(image: Path = STREET, repetitions: int = 5) -> None:
     )
 
 
-def theirs(densecrf: Any, settings: FullyConnectedCRF, image: Tensor, logits: Tensor) -> Tensor:
-    """The marginals of pydensecrf2 with the same settings."""
+def densecrf_marginals(settings: FullyConnectedCRF, image: Tensor, logits: Tensor) -> Tensor:
+    """What pydensecrf2 makes of it with the same settings."""
+    densecrf = import_module("pydensecrf.densecrf")  # it is not everywhere: its build needs a C++ compiler
     classes, height, width = logits.shape[1:]
     crf = densecrf.DenseCRF2D(width, height, classes)
     crf.setUnaryEnergy(-logits[0].log_softmax(dim=0).flatten(1).contiguous().numpy())
@@ -74,15 +71,6 @@ def theirs(densecrf: Any, settings: FullyConnectedCRF, image: Tensor, logits: Te
         settings.bilateral_width, settings.bilateral_color_width, colors, settings.bilateral_compatibility
     )
     return torch.from_numpy(np.array(crf.inference(settings.iterations))).view(logits.shape)
-
-
-def median_of(case: Callable[[], object], repetitions: int) -> float:
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        case()
-        times.append(1000 * (time.perf_counter() - start))
-    return median(times)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ The pictures show label maps alone: the photographs and their annotation are not
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 from PIL import Image as PillowImage
 from tyro.conf import arg
 
@@ -51,18 +51,14 @@ class Case(NamedTuple):
 
     def mean_iou(self, labels: Integer[np.ndarray, "height width"]) -> float:
         """Over the classes that occur in this image."""
-        matrix = ConfusionMatrix(max(self.before.max(), self.after.max(), self.truth[self.known].max()) + 1)
+        matrix = ConfusionMatrix(IGNORE_INDEX)  # room for any class; those that do not occur are left out
         matrix.update(torch.from_numpy(labels)[None].long(), torch.from_numpy(self.truth)[None])
         return matrix.scores().mean_iou
-
-    @property
-    def known(self) -> Bool[np.ndarray, "height width"]:
-        return self.truth != IGNORE_INDEX
 
     def verdict(self) -> Pixels:
         was, now = self.before == self.truth, self.after == self.truth
         changed = self.before != self.after
-        kinds = np.select([~self.known, ~changed, now, was], [4, 0, 1, 2], 3)
+        kinds = np.select([self.truth == IGNORE_INDEX, ~changed, now, was], [4, 0, 1, 2], 3)
         return VERDICTS[kinds]
 
 
@@ -121,9 +117,8 @@ def extremes(found: Sequence[Case], count: int, worst: bool = False) -> list[Cas
     return [found[index] for index in chosen]
 
 
-def picture(chosen: Iterable[Case], classes: Sequence[str], palette: Palette) -> PillowImage.Image:
+def picture(chosen: Sequence[Case], classes: Sequence[str], palette: Palette) -> PillowImage.Image:
     """A line an image: the front's labels, the refined ones, and what became of the changed pixels."""
-    chosen = list(chosen)
     tiles: list[tuple[str, Pixels]] = []
     for case in chosen:
         tiles += [

@@ -3,11 +3,11 @@
 import inspect
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from crf import densecrf_marginals
 from networks import SIZES, random, random_logits
 from rectiseg.data.datasets import CamVid
 from rectiseg.models.checkpoint import load_parser
@@ -124,25 +124,13 @@ def test_a_crf_is_its_arguments() -> None:
     assert not refiner.state_dict()
 
 
-def densecrf_marginals(image: Tensor, logits: Tensor) -> Tensor:
-    """What pydensecrf2 makes of it with the same settings."""
-    densecrf = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
-    settings = FullyConnectedCRF()
-    classes, height, width = logits.shape[1:]
-    oracle = densecrf.DenseCRF2D(width, height, classes)
-    oracle.setUnaryEnergy(-logits[0].log_softmax(dim=0).flatten(1).contiguous().numpy())
-    oracle.addPairwiseGaussian(settings.gaussian_width, settings.gaussian_compatibility)
-    colors = (255 * image[0]).round().byte().permute(1, 2, 0).contiguous().numpy()
-    appearance = (settings.bilateral_width, settings.bilateral_color_width)
-    oracle.addPairwiseBilateral(*appearance, colors, settings.bilateral_compatibility)
-    return torch.from_numpy(np.array(oracle.inference(settings.iterations))).view(logits.shape)
-
-
 @pytest.mark.parametrize("index", [0, 50])
 def test_it_says_what_pydensecrf2_says_of_real_confidences(index: int, camvid: Path) -> None:
+    pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
     image = CamVid(camvid, "val")[index].image[None]
     with torch.inference_mode():
         logits = load_parser().front(image)
-    expected, marginals = densecrf_marginals(image, logits), FullyConnectedCRF()(image, logits).exp()
+    ours = FullyConnectedCRF()
+    expected, marginals = densecrf_marginals(ours, image, logits), ours(image, logits).exp()
     assert (marginals.argmax(dim=1) == expected.argmax(dim=1)).float().mean() >= 0.995
     assert (marginals - expected).abs().mean() < 1e-3

@@ -111,18 +111,15 @@ def test_the_papers_start_keeps_neither(source: str, request: pytest.FixtureRequ
 
 
 def test_an_untrained_lrn_keeps_a_trained_parsers_labels_and_the_papers_start_does_not() -> None:
-    """By classes of 100 pixels and more: what a speck of ten keeps says which weights ship, not how an LRN starts."""
-    image = read_image(STREET)[None, :, 150:270, 480:720]
+    image = read_image(STREET)[None, :, 150:390, 300:780]
     with torch.inference_mode():
         said = dict(stages(load_parser(), image))
     for name in ("front", "+LRN"):  # smooth, and with sharp boundaries
         ours, papers = (labels_kept(lrn, image, said[name]) for lrn in (untrained(11), literal(11)))
-        large = said[name].argmax(dim=1).flatten().bincount(minlength=11) >= 100
-        assert large.sum() >= 5
         assert ours.pixel_accuracy >= 0.995
-        assert torch.tensor(ours.iou)[large].mean() >= 0.95
+        assert ours.mean_iou >= 0.95
         assert papers.pixel_accuracy < 0.995
-        assert torch.tensor(papers.iou)[large].mean() < 0.9
+        assert papers.mean_iou < 0.9
 
 
 def test_a_flat_prediction_stays_as_it_is() -> None:

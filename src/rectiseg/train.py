@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -210,9 +210,7 @@ class Training:
         return cast(GRN, self.trained("grn_last", self.new_grn, self.recipe.grn, self.after_lrn))
 
     def grn_iterated(self) -> GRN:
-        def build() -> GRN:
-            return self.new_grn(PAPER_ITERATIONS)
-
+        build = partial(self.new_grn, PAPER_ITERATIONS)
         return cast(GRN, self.trained("grn_iterated", build, self.recipe.grn, self.after_front))
 
     def lrn(self) -> LRN:
@@ -229,7 +227,7 @@ class Training:
 
     def new_grn(self, iterations: int | None = None) -> GRN:
         """The one that was given, or one on an encoder that knows ImageNet or what the front made of it."""
-        iterations = self.recipe.iterations if iterations is None else iterations
+        iterations = iterations or self.recipe.iterations
         if self.grn_weights is not None:
             grn = self.started_grn()
             grn.iterations, grn.full_backpropagation = iterations, self.recipe.full_backpropagation

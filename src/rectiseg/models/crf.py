@@ -19,8 +19,8 @@ class FullyConnectedCRF(nn.Module):
     (the smoothness kernel). Both kernels are normalised symmetrically, k_ij / sqrt(sum_j k_ij * sum_i k_ij), so that
     a compatibility means the same at any width.
 
-    The filter is an approximation, the same as pydensecrf2's: on CamVid's images their marginals differ by less than
-    0.001 in the mean, and the likeliest class in less than 0.5 % of pixels.
+    The filter is an approximation, the same as pydensecrf2's: on two of CamVid's images their marginals differ by less
+    than 0.001 in the mean, and the likeliest class in less than 0.5 % of pixels.
 
     The result is the logarithm of the marginals after so many ``iterations``, in float32; without any those of the
     input. Nothing is learned, no gradient passes, and the filtering is done on the CPU. Widths that are not positive
