@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rectiseg import cli
+from rectiseg.commands import options
 from rectiseg.data.images import read_image
 from rectiseg.data.registry import DatasetName
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
@@ -136,10 +137,10 @@ def test_label_maps_hold_official_ids_on_request(scenes: Path, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("offered", "known"),
     [
-        (cli.DatasetChoice, get_args(DatasetName)),
-        (cli.EncoderChoice, get_args(EncoderName)),
-        (cli.RecipeName, RECIPES),
-        (cli.StageChoice, get_args(StageName)),
+        (options.DatasetChoice, get_args(DatasetName)),
+        (options.EncoderChoice, get_args(EncoderName)),
+        (options.RecipeName, RECIPES),
+        (options.StageChoice, get_args(StageName)),
     ],
     ids=["data sets", "encoders", "recipes", "stages"],
 )

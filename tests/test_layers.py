@@ -49,7 +49,8 @@ BELOW = {
     "crf_search": ["models", "data"],
     "measured": ["train", "boundaries", "consistency", "intervals"],
     "table2": ["measured", "held_out", "crf_search"],
-    "cli": ["table2", "train", "evaluate", "export", "batch", "server"],
+    "commands": ["table2", "train", "evaluate", "export", "batch", "server"],
+    "cli": ["commands"],
 }
 CORE_DISTRIBUTIONS = {"pillow": "PIL"}  # where the name to import is another one
 ONLY_IN = {"triton": "ops.propagate_triton"}

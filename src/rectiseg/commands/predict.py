@@ -1,0 +1,70 @@
+"""`rectiseg predict`: parse images."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rectiseg.commands.options import OptionalPath, Output, device_named, fused
+
+
+def predict(
+    images: Annotated[Positional[tuple[Path, ...]], arg(help_behavior_hint="(at least one)")],
+    output: Output,
+    model: OptionalPath = None,
+    overlay: bool = False,
+    panel: bool = False,
+    probabilities: bool = False,
+    ids: Annotated[Literal["cityscapes", "ade20k"] | None, arg(help_behavior_hint="")] = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Parse images and rectify the result. Every image gets a label map of its size, a PNG of class indices.
+
+    Example: rectiseg predict photo.jpg holiday/ -o labels --panel
+
+    Args:
+        images: Image files, and folders that are searched for them: JPEG, PNG, TIFF, WebP.
+        output: The folder for the results; the tree below a given folder is kept.
+        model: A saved parser; the shipped one, for street scenes, by default.
+        overlay: Write the labels' colours over the image, too.
+        panel: Write the image, the labels after each stage and the changed pixels side by side, too.
+        probabilities: Write the probability of every class, too.
+        ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.
+        scales: Take the mean of what the model says of the image at each of these scales.
+        flip: And of its mirror image.
+        device: cpu, cuda, ...
+    """
+    from rectiseg.data.submissions import refuse_other_classes
+    from rectiseg.inference import names_and_colors, plan, predict_files
+    from rectiseg.models.checkpoint import load_parser
+    from rectiseg.progress import ProgressReporter
+
+    if ids == "cityscapes" and (overlay or panel):
+        raise ValueError(
+            "--ids cityscapes: the official tool takes every PNG of an image's name for its label map; "
+            "write overlays and panels in a run of their own"
+        )
+    jobs = plan(images, output)
+    parser = load_parser(model).to(device_named(device))
+    classes, palette = names_and_colors(parser)
+    if ids is not None:
+        refuse_other_classes(len(classes), ids)
+    with ProgressReporter() as reporter:
+        reporter.stage("predict", len(jobs))
+        failures = predict_files(
+            fused(parser, scales, flip),
+            jobs,
+            classes,
+            palette,
+            overlay=overlay,
+            panel=panel,
+            probabilities=probabilities,
+            ids=ids,
+            on_image=reporter.advance,
+        )
+    for failure in failures:
+        print(f"rectiseg: {failure.sentence}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,75 @@
+"""`rectiseg table2`: what each refiner is worth."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from rectiseg.commands.options import OptionalPath, RecipeName
+
+
+def table2(
+    recipe: Positional[RecipeName] = "camvid_lite",
+    /,
+    data: OptionalPath = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    confidences: OptionalPath = None,
+    grn_weights: OptionalPath = None,
+    seeds: tuple[int, ...] = (0,),
+    grn_seeds: tuple[int, ...] = (0,),
+    drives: bool = True,
+    crf: bool = True,
+    iterated: bool = True,
+    ensemble: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+) -> int:
+    """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
+
+    What is not trained yet is trained, and nothing is measured twice: the same command goes on where it was stopped.
+
+    Example: rectiseg table2 camvid_lite --data CamVid --seeds 0 1 2 --grn-seeds 0 1
+
+    Args:
+        recipe: The experiment whose front and refiners are compared on its val images.
+        data: The data set's folder (generated scenes need none).
+        output: The training's folder; runs/RECIPE by default.
+        confidences: Compare refiners after another parser, which `rectiseg confidences` stored in train/ and val/ here.
+        grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
+        seeds: Of LRN and MS-Dilation; the front's is the first.
+        grn_seeds: Of GRN and what goes with it.
+        drives: Print a second table, measured on each drive of the data set after training on the others.
+        crf: Compare with a fully connected CRF, too, tuned on training images.
+        iterated: Read a GRN that is trained for three iterations after each of them, too.
+        ensemble: Saved parsers that speak together with the first cascade in the last row.
+    """
+    from rectiseg.progress import ProgressReporter
+    from rectiseg.recipes import RECIPES
+    from rectiseg.table2 import Rows, page
+    from rectiseg.train import Training
+
+    if not seeds or not grn_seeds:
+        raise ValueError("a table takes one seed or more: name them after --seeds and --grn-seeds")
+    folder = output or Path("runs", recipe)
+    with ProgressReporter() as reporter:
+
+        def trainings(refiner_seeds: tuple[int, ...]) -> list[Training]:
+            return [
+                Training(
+                    RECIPES[recipe](),
+                    data,
+                    folder,
+                    seeds[0],
+                    None,
+                    reporter,
+                    refiner_seed=seed,
+                    confidences=confidences,
+                    grn_weights=grn_weights,
+                )
+                for seed in refiner_seeds
+            ]
+
+        rows = Rows(trainings(seeds), trainings(grn_seeds), crf, iterated, ensemble)
+        text = page(rows, shlex.join(["rectiseg", *sys.argv[1:]]), drives)
+    print(text)
+    return 0

@@ -1,0 +1,66 @@
+"""`rectiseg train`: the stages of a recipe."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rectiseg.commands.options import DatasetChoice, EncoderChoice, OptionalPath, RecipeName, StageChoice
+
+
+def train(
+    recipe: Positional[RecipeName],
+    dataset: Annotated[DatasetChoice | None, arg(help_behavior_hint="")] = None,
+    data: OptionalPath = None,
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    stages: tuple[StageChoice, ...] = ("front", "lrn_alone", "grn", "lrn"),
+    seed: int = 0,
+    refiner_seed: Annotated[int | None, arg(help_behavior_hint="")] = None,
+    encoder: Annotated[EncoderChoice | None, arg(help_behavior_hint="")] = None,
+    encoder_weights: Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    confidences: OptionalPath = None,
+    grn_weights: OptionalPath = None,
+    save_memory: bool = False,
+) -> int:
+    """Train a front, then GRN, then LRN. The same command goes on where it was stopped.
+
+    Example: rectiseg train camvid_lite --data CamVid -o runs/camvid_lite
+
+    Args:
+        recipe: The experiment; src/rectiseg/recipes.py has its settings.
+        dataset: The reader of the data set; the recipe's by default.
+        data: The data set's folder (generated scenes need none).
+        output: Where weights, curves and stored confidences go; runs/RECIPE by default.
+        stages: What to train; stages before them are taken from the folder or trained too.
+        seed: Decides weights, order and crops.
+        refiner_seed: Another seed for all stages after the front, whose results lie beside the first's.
+        encoder: Another encoder than the recipe's (section 4.2's ensemble has ResNet-101, -152 and -200).
+        encoder_weights: Its pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
+        confidences: Train only refiners, after any parser: `rectiseg confidences` stored what it says in train/ and
+            val/ here.
+        grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
+        save_memory: Take a batch image by image and compute activations twice instead of keeping them.
+    """
+    from rectiseg.progress import ProgressReporter
+    from rectiseg.recipes import RECIPES
+    from rectiseg.train import Training
+
+    with ProgressReporter() as reporter:
+        settings = RECIPES[recipe]()
+        settings = settings if dataset is None else replace(settings, dataset=dataset)
+        settings = settings if encoder is None else replace(settings, encoder=encoder)
+        training = Training(
+            settings,
+            data,
+            output or Path("runs", recipe),
+            seed,
+            encoder_weights,
+            reporter,
+            save_memory,
+            refiner_seed,
+            confidences,
+            grn_weights,
+        )
+        training.run(stages)
+    return 0
