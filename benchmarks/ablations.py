@@ -135,7 +135,8 @@ def measurements(whole: Training, lrn_epochs: int, grn_epochs: int) -> dict[str,
         networks[title] = Variant(whole, replace(recipe, grn=grn, iterations=3), title).grn_of(attributes)
     views, folder = whole.after_front("val"), whole.output / "ablations"
     return {
-        title: [measured(network, views, folder / f"{title}.safetensors", whole)] for title, network in networks.items()
+        title: [measured(network, views, folder / f"{title}.safetensors", reporter=whole.reporter)]
+        for title, network in networks.items()
     }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rectiseg import inference, visualize
 from rectiseg.data.images import read_image, read_label_map
-from rectiseg.inference import device_of, plan, predict_files, stages
+from rectiseg.inference import Wanted, device_of, plan, predict_files, stages
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 
 CLASSES = ("red", "green", "blue")
@@ -69,7 +69,7 @@ def test_a_label_map_shows_its_palette(photos: Path, tmp_path: Path):
 
 def test_what_is_asked_for_lies_beside_the_label_map(photos: Path, tmp_path: Path):
     jobs = plan([photos / "1.png"], tmp_path / "out")
-    predict_files(Brightest().eval(), jobs, CLASSES, PALETTE, overlay=True, panel=True, probabilities=True)
+    predict_files(Brightest().eval(), jobs, CLASSES, PALETTE, Wanted(overlay=True, panel=True, probabilities=True))
     assert files(tmp_path / "out") == ["1.png", "1_overlay.png", "1_panel.png", "1_probabilities.safetensors"]
     assert Image.open(jobs[0].overlay).size == (7, 6)
     assert Image.open(jobs[0].panel).width > 200
@@ -78,7 +78,7 @@ def test_what_is_asked_for_lies_beside_the_label_map(photos: Path, tmp_path: Pat
 def test_a_panel_shows_every_stage_and_what_they_changed(photos: Path, tmp_path: Path):
     parser = SceneParser(Brightest(), Cascade(Add(0, 6.0), Subtract(0, 12.0))).eval()
     (job,) = plan([photos / "1.png"], tmp_path / "out")
-    assert predict_files(parser, [job], CLASSES, PALETTE, panel=True) == []
+    assert predict_files(parser, [job], CLASSES, PALETTE, Wanted(panel=True)) == []
     halves = {"front": (0, 2), "+Add": (0, 0), "+Subtract": (1, 2)}  # the labels of the upper and of the lower one
     stages = [(name, np.repeat(labels, 3)[:, np.newaxis].repeat(7, axis=1)) for name, labels in halves.items()]
     picture = np.asarray(Image.open(job.panel))
@@ -94,7 +94,7 @@ def test_a_panel_shows_every_stage_and_what_they_changed(photos: Path, tmp_path:
 
 def test_probabilities_are_half_precision_with_the_classes_names(photos: Path, tmp_path: Path):
     jobs = plan([photos / "1.png"], tmp_path / "out")
-    predict_files(Brightest().eval(), jobs, CLASSES, PALETTE, probabilities=True)
+    predict_files(Brightest().eval(), jobs, CLASSES, PALETTE, Wanted(probabilities=True))
     with safe_open(jobs[0].probabilities, "pt") as file:
         probabilities = file.get_tensor("probabilities")
         assert json.loads(file.metadata()["classes"]) == list(CLASSES)
@@ -166,7 +166,7 @@ def test_an_error_while_writing_leaves_no_part_of_a_file(photos: Path, tmp_path:
 
     monkeypatch.setattr(inference.PillowImage.Image, "save", full_disk)
     with pytest.raises(ValueError, match=r"1\.png: cannot be written .*No space left"):
-        predict_files(Brightest().eval(), plan([photos], tmp_path / "out"), CLASSES, PALETTE, overlay=True)
+        predict_files(Brightest().eval(), plan([photos], tmp_path / "out"), CLASSES, PALETTE, Wanted(overlay=True))
     assert files(tmp_path / "out") == []
 
 
@@ -177,7 +177,7 @@ def test_the_label_map_is_written_last(photos: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(inference.visualize, "panel", interrupted)
     (job,) = plan([photos / "1.png"], tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        predict_files(Brightest().eval(), [job], CLASSES, PALETTE, overlay=True, panel=True)
+        predict_files(Brightest().eval(), [job], CLASSES, PALETTE, Wanted(overlay=True, panel=True))
     assert job.overlay.exists()
     assert not job.labels.exists()
 

@@ -7,7 +7,9 @@ import tyro
 
 from rectiseg.commands.confidences import confidences
 from rectiseg.commands.evaluate import evaluate
+from rectiseg.commands.fit import fit
 from rectiseg.commands.predict import predict
+from rectiseg.commands.refine import refine
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
 
@@ -16,6 +18,8 @@ def main() -> None:
     """Run the command line and leave with its status."""
     commands: dict[str, Callable[..., int]] = {
         "predict": predict,
+        "refine": refine,
+        "fit": fit,
         "evaluate": evaluate,
         "train": train,
         "confidences": confidences,

@@ -43,6 +43,11 @@ class Job:
         """One tensor "probabilities", (classes, height, width) float16, with the classes' names in the header."""
         return self.labels.with_name(f"{self.labels.stem}_probabilities.safetensors")
 
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """All that may be written for the image, whether it is asked for or not."""
+        return self.labels, self.overlay, self.panel, self.probabilities
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -95,11 +100,11 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
 
 
 def refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Every file of every job, whether it is asked for or not: options then never decide whether a plan is good."""
+    """Of all targets of every job: options then never decide whether a plan is good."""
     images = {job.image.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for job in jobs:
-        for target in (job.labels, job.overlay, job.panel, job.probabilities):
+        for target in job.targets:
             if target.exists() and target.resolve() in images:
                 raise ValueError(f"{target}: an input, which {job.image}'s result would replace; choose another output")
             first = owners.setdefault(target, job.image)
@@ -110,16 +115,29 @@ def refuse_collisions(jobs: Sequence[Job]) -> None:
                 )
 
 
+Naming = Callable[[int], tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]]
+"""The names and colours of so many classes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to write beside a label map, and whether that holds a benchmark's official ids."""
+
+    overlay: bool = False
+    panel: bool = False
+    probabilities: bool = False
+    ids: Benchmark | None = None
+
+
+LABELS_ONLY = Wanted()
+
+
 def predict_files(
     parser: Parser,
     jobs: Iterable[Job | Failure],
     classes: Sequence[str],
     palette: UInt8[np.ndarray, "classes 3"],
-    *,
-    overlay: bool = False,
-    panel: bool = False,
-    probabilities: bool = False,
-    ids: Benchmark | None = None,
+    wanted: Wanted = LABELS_ONLY,
     on_image: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
     """Do the jobs, one image at a time, where the parser is; what was or became a failure comes back.
@@ -130,6 +148,23 @@ def predict_files(
         raise ValueError("the parser is in training mode, where it answers differently; call parser.eval() first")
     if len(classes) != len(palette):
         raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
+
+    def named(count: int) -> tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]:
+        if count != len(classes):
+            raise ValueError(f"the parser knows {count} classes, {len(classes)} were named")
+        return classes, palette
+
+    return process(lambda job: predict(parser, read_image(job.image)), jobs, named, wanted, on_image)
+
+
+def process(
+    answer: Callable[[Job], Prediction],
+    jobs: Iterable[Job | Failure],
+    named: Naming,
+    wanted: Wanted,
+    on_image: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Answer the jobs one by one and write the answers; a job that fails does not stop the others."""
     failures = []
     for job in jobs:
         if isinstance(job, Failure):
@@ -137,7 +172,7 @@ def predict_files(
             on_image()
             continue
         try:
-            predicted = predict(parser, read_image(job.image))
+            prediction = answer(job)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -146,12 +181,9 @@ def predict_files(
             sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
             failures.append(Failure(job.image, sentence))
         else:
-            if len(predicted.logits) != len(classes):
-                raise ValueError(f"the parser knows {len(predicted.logits)} classes, {len(classes)} were named")
+            classes, palette = named(len(prediction.logits))
             try:
-                write(
-                    job, predicted, classes, palette, overlay=overlay, panel=panel, probabilities=probabilities, ids=ids
-                )
+                write(job, prediction, classes, palette, wanted)
             except OSError as error:
                 raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
         on_image()
@@ -207,7 +239,7 @@ def unrolled(parser: Parser) -> tuple[Parser, list[Refiner]]:
     return front, [*refiners, *flattened(parser.refiner)]
 
 
-def flattened(refiner: nn.Module) -> list[Refiner]:
+def flattened(refiner: Refiner) -> list[Refiner]:
     if not isinstance(refiner, Cascade):
         return [refiner]
     return [inner for part in refiner.refiners for inner in flattened(part)]
@@ -224,27 +256,23 @@ def write(
     prediction: Prediction,
     classes: Sequence[str],
     palette: UInt8[np.ndarray, "classes 3"],
-    *,
-    overlay: bool,
-    panel: bool,
-    probabilities: bool,
-    ids: Benchmark | None,
+    wanted: Wanted,
 ) -> None:
     """The label map, last, and what else was asked for: each file whole or not at all."""
     job.labels.parent.mkdir(parents=True, exist_ok=True)
-    if probabilities:
+    if wanted.probabilities:
         tensors = {"probabilities": prediction.logits.softmax(dim=0).half()}
         with atomic_path(job.probabilities) as path:
             save_file(tensors, path, {"classes": json.dumps(list(classes))})
-    if overlay:
+    if wanted.overlay:
         pixels = visualize.overlay(prediction.image, prediction.labels, palette)
         with atomic_path(job.overlay) as path:
             PillowImage.fromarray(pixels).save(path)
-    if panel:
+    if wanted.panel:
         picture = visualize.panel(prediction.image, prediction.stages, classes, palette)
         with atomic_path(job.panel) as path:
             picture.save(path)
-    if ids is None:
+    if wanted.ids is None:
         write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)
     else:
-        write_label_map(job.labels, in_official_ids(prediction.labels, ids))
+        write_label_map(job.labels, in_official_ids(prediction.labels, wanted.ids))

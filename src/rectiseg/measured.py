@@ -23,9 +23,10 @@ from rectiseg.models.checkpoint import identity
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
-from rectiseg.train import Training
+from rectiseg.progress import Reporter
 from rectiseg.views import ConfidenceViews
 
+SILENT = Reporter()
 PARSERS = (Front, SceneParser, MultiScale, Ensemble)
 
 
@@ -53,7 +54,12 @@ def joined(parts: Sequence[Measured]) -> Measured:
 
 
 def measured(
-    network: nn.Module, views: ConfidenceViews, path: Path, training: Training, before: float = 0.0
+    network: nn.Module,
+    views: ConfidenceViews,
+    path: Path,
+    before: float = 0.0,
+    reporter: Reporter = SILENT,
+    device: torch.device | str = "cpu",
 ) -> Measured:
     """What a refiner makes of stored confidences, or a parser of their images.
 
@@ -62,7 +68,7 @@ def measured(
     """
     looks_again = isinstance(network, PARSERS)
     before = 0.0 if looks_again else before
-    kinds = measures(training.num_classes)
+    kinds = measures(len(views.confidences.dataset.classes))
     about = {
         "network": identity(network),
         "confidences": json.dumps(views.confidences.about, sort_keys=True),
@@ -75,13 +81,13 @@ def measured(
             if about.items() <= known.items():
                 counts = {name: file.get_tensor(name) for name in kinds}
                 return Measured(counts, before + float(known["milliseconds"]))
-    training.reporter.stage(path.stem, len(views))
-    network = network.to(training.device).eval()
+    reporter.stage(path.stem, len(views))
+    network = network.to(device).eval()
     collected: dict[str, list[Tensor]] = {name: [] for name in kinds}
     seconds = []
     for index in range(len(views)):
         inputs, labels = views.whole(index)
-        image, logits = (tensor.to(training.device) for tensor in inputs)
+        image, logits = (tensor.to(device) for tensor in inputs)
         start = time.perf_counter()
         with torch.inference_mode():
             answer = network(image) if looks_again else network(image, logits)
@@ -89,7 +95,7 @@ def measured(
         seconds.append(time.perf_counter() - start)
         for name, measure in kinds.items():
             collected[name].append(measure.counts(prediction, labels[0]))
-        training.reporter.advance()
+        reporter.advance()
     counts = {name: torch.stack(values) for name, values in collected.items()}
     about["milliseconds"] = f"{1000 * median(seconds):.1f}"
     path.parent.mkdir(parents=True, exist_ok=True)

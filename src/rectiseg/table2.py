@@ -121,11 +121,12 @@ def measure_rows(rows: Rows) -> dict[str, list[Measured]]:
     views = first.after_front("val")
     folder = first.output / "table2"
     front = Cascade() if first.confidences is not None else first.front()
-    start = measured(front, views, folder / "front.safetensors", first)
+    start = measured(front, views, folder / "front.safetensors", 0.0, first.reporter, first.device)
     result = {"front": [start]}
     for title, training, network in rows.networks():
         path = folder / f"{training.label(title)}.safetensors"
-        result.setdefault(title, []).append(measured(network, views, path, training, start.milliseconds))
+        row = measured(network, views, path, start.milliseconds, training.reporter, training.device)
+        result.setdefault(title, []).append(row)
     return result
 
 

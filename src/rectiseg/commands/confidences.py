@@ -30,6 +30,7 @@ def confidences(
         device: cpu, cuda, ...
     """
     import torch
+    from torch import nn
 
     from rectiseg.data.confidences import View, store_confidences
     from rectiseg.data.registry import open_dataset
@@ -41,6 +42,7 @@ def confidences(
     parser = load_parser(model).to(device_named(device))
     check_classes(parser, samples)
     front = parser.front
+    assert isinstance(front, nn.Module)  # what was saved is one
     views = [View(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     with ProgressReporter() as reporter, torch.inference_mode():
         reporter.stage("confidences", len(samples))

@@ -38,7 +38,7 @@ def predict(
         device: cpu, cuda, ...
     """
     from rectiseg.data.submissions import refuse_other_classes
-    from rectiseg.inference import names_and_colors, plan, predict_files
+    from rectiseg.inference import Wanted, names_and_colors, plan, predict_files
     from rectiseg.models.checkpoint import load_parser
     from rectiseg.progress import ProgressReporter
 
@@ -59,11 +59,8 @@ def predict(
             jobs,
             classes,
             palette,
-            overlay=overlay,
-            panel=panel,
-            probabilities=probabilities,
-            ids=ids,
-            on_image=reporter.advance,
+            Wanted(overlay, panel, probabilities, ids),
+            reporter.advance,
         )
     for failure in failures:
         print(f"rectiseg: {failure.sentence}", file=sys.stderr)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rectiseg.data.files import atomic_path, save_file
+from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
@@ -27,19 +28,22 @@ from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.models.zoo.espnet import ESPNet
+from rectiseg.models.zoo.espnetv2 import ESPNetv2
 
 KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         *(SceneParser, Cascade, Parallel),
-        *(Front, ESPNet, MultiScale, Ensemble),
-        *(GRN, LRN, MultiScaleContext, FullyConnectedCRF),
+        *(Front, ESPNet, ESPNetv2, MultiScale, Ensemble),
+        *(GRN, LRN, ClassAgnosticLRN, MultiScaleContext, FullyConnectedCRF),
         *(ResNet, EfficientNetLite),
     )
 }
 FORMAT = 1
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
-"""CamVid's eleven classes; docs/results.md says what it is worth."""
+"""CamVid's eleven classes; docs/model_card.md says what it is worth."""
+SHIPPED_REFINER = SHIPPED.with_name("any_lrn.safetensors")
+"""An LRN that follows any parser of any classes."""
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def load(path: str | Path | None = None) -> nn.Module:
 def load_parser(path: str | Path | None = None) -> SceneParser:
     """`load`, and a parser it must be; a front alone becomes one that nothing refines."""
     model = load(path)
-    if isinstance(model, Front | ESPNet):
+    if isinstance(model, Front | ESPNet | ESPNetv2):
         return SceneParser(model, Cascade())
     if not isinstance(model, SceneParser):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines; a parser is needed here")
@@ -124,6 +128,7 @@ def load_refiner(path: str | Path | None = None) -> nn.Module:
     """`load`, and a refiner it must be; of a parser its refiner is taken."""
     model = load(path)
     if isinstance(model, SceneParser):
+        assert isinstance(model.refiner, nn.Module)  # what was saved is one
         return model.refiner
     if not isinstance(model, GRN | LRN | MultiScaleContext | FullyConnectedCRF | Cascade | Parallel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines nothing; a refiner is needed here")

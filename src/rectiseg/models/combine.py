@@ -6,19 +6,19 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from rectiseg.types import Image, Logits
+from rectiseg.types import Image, Logits, Parser, Refiner
 
 
 class SceneParser(nn.Module):
-    """A front model and what mends its confidence maps; itself a parser.
+    """A front model and what mends its confidence maps; itself a parser. Any function is good for either.
 
     ``classes`` and ``palette`` name and colour the label map's values; they travel with a saved model.
     """
 
     def __init__(
         self,
-        front: nn.Module,
-        refiner: nn.Module,
+        front: Parser,
+        refiner: Refiner,
         classes: tuple[str, ...] = (),
         palette: tuple[tuple[int, int, int], ...] = (),
     ):

@@ -147,9 +147,12 @@ class Downsampling(SpatialPyramid):
         return self.act(self.bn(self.pyramid(features)))
 
 
-def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Without a bias; height and width stay, or are divided by the stride."""
     padding = dilation * (kernel_size // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
 
 
 def activated_convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
