@@ -7,14 +7,25 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import OptionalPath, RecipeName
+from rectiseg.commands.options import (
+    EncoderWeights,
+    OptionalDataset,
+    OptionalEncoder,
+    OptionalOutput,
+    OptionalPath,
+    RecipeName,
+    recipe_of,
+)
 
 
 def table2(
     recipe: Positional[RecipeName] = "camvid_lite",
     /,
+    dataset: OptionalDataset = None,
     data: OptionalPath = None,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    output: OptionalOutput = None,
+    encoder: OptionalEncoder = None,
+    encoder_weights: EncoderWeights = None,
     confidences: OptionalPath = None,
     grn_weights: OptionalPath = None,
     seeds: tuple[int, ...] = (0,),
@@ -22,6 +33,7 @@ def table2(
     drives: bool = True,
     crf: bool = True,
     iterated: bool = True,
+    save_memory: bool = False,
     ensemble: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
 ) -> int:
     """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
@@ -32,8 +44,11 @@ def table2(
 
     Args:
         recipe: The experiment whose front and refiners are compared on its val images.
+        dataset: The reader of the data set; the recipe's by default.
         data: The data set's folder (generated scenes need none).
         output: The training's folder; runs/RECIPE by default.
+        encoder: Another encoder than the recipe's.
+        encoder_weights: Its pretrained weights, .pth or .safetensors, which a ResNet needs; "random": none.
         confidences: Compare refiners after another parser, which `rectiseg confidences` stored in train/ and val/ here.
         grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
         seeds: Of LRN and MS-Dilation; the front's is the first.
@@ -41,10 +56,10 @@ def table2(
         drives: Print a second table, measured on each drive of the data set after training on the others.
         crf: Compare with a fully connected CRF, too, tuned on training images.
         iterated: Read a GRN that is trained for three iterations after each of them, too.
+        save_memory: Take a batch image by image and compute activations twice instead of keeping them.
         ensemble: Saved parsers that speak together with the first cascade in the last row.
     """
     from rectiseg.progress import ProgressReporter
-    from rectiseg.recipes import RECIPES
     from rectiseg.table2 import Rows, page
     from rectiseg.train import Training
 
@@ -56,12 +71,13 @@ def table2(
         def trainings(refiner_seeds: tuple[int, ...]) -> list[Training]:
             return [
                 Training(
-                    RECIPES[recipe](),
+                    recipe_of(recipe, dataset, encoder),
                     data,
                     folder,
                     seeds[0],
-                    None,
+                    encoder_weights,
                     reporter,
+                    save_memory,
                     refiner_seed=seed,
                     confidences=confidences,
                     grn_weights=grn_weights,

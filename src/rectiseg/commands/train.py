@@ -1,24 +1,32 @@
 """`rectiseg train`: the stages of a recipe."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import DatasetChoice, EncoderChoice, OptionalPath, RecipeName, StageChoice
+from rectiseg.commands.options import (
+    EncoderWeights,
+    OptionalDataset,
+    OptionalEncoder,
+    OptionalOutput,
+    OptionalPath,
+    RecipeName,
+    StageChoice,
+    recipe_of,
+)
 
 
 def train(
     recipe: Positional[RecipeName],
-    dataset: Annotated[DatasetChoice | None, arg(help_behavior_hint="")] = None,
+    dataset: OptionalDataset = None,
     data: OptionalPath = None,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")] = None,
+    output: OptionalOutput = None,
     stages: tuple[StageChoice, ...] = ("front", "lrn_alone", "grn", "lrn"),
     seed: int = 0,
     refiner_seed: Annotated[int | None, arg(help_behavior_hint="")] = None,
-    encoder: Annotated[EncoderChoice | None, arg(help_behavior_hint="")] = None,
-    encoder_weights: Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")] = None,
+    encoder: OptionalEncoder = None,
+    encoder_weights: EncoderWeights = None,
     confidences: OptionalPath = None,
     grn_weights: OptionalPath = None,
     save_memory: bool = False,
@@ -43,15 +51,11 @@ def train(
         save_memory: Take a batch image by image and compute activations twice instead of keeping them.
     """
     from rectiseg.progress import ProgressReporter
-    from rectiseg.recipes import RECIPES
     from rectiseg.train import Training
 
     with ProgressReporter() as reporter:
-        settings = RECIPES[recipe]()
-        settings = settings if dataset is None else replace(settings, dataset=dataset)
-        settings = settings if encoder is None else replace(settings, encoder=encoder)
         training = Training(
-            settings,
+            recipe_of(recipe, dataset, encoder),
             data,
             output or Path("runs", recipe),
             seed,
