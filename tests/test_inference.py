@@ -14,6 +14,7 @@ from rectiseg import inference, visualize
 from rectiseg.data.images import read_image, read_label_map
 from rectiseg.inference import Wanted, device_of, plan, predict_files, stages
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
+from rectiseg.models.lrn import LRN
 
 CLASSES = ("red", "green", "blue")
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
@@ -102,6 +103,20 @@ def test_probabilities_are_half_precision_with_the_classes_names(photos: Path, t
     assert probabilities.shape == (3, 6, 7)
     expected = torch.tensor([5.0, 0, 0]).softmax(dim=0).half()
     torch.testing.assert_close(probabilities[:, 0, 0], expected)
+
+
+def test_labels_are_the_same_whether_probabilities_are_wanted_or_not():
+    """Without them LRN, where it comes last, is only evaluated where it can change a label."""
+    torch.manual_seed(1)
+    lrn = LRN(3, 5, widths=(6, 7)).eval()
+    nn.init.normal_(lrn.head.weight, std=0.5)
+    image = torch.rand(3, 13, 17, generator=torch.Generator().manual_seed(0)).round()
+    with_probabilities, labels_only = (
+        inference.predict(SceneParser(Brightest(), lrn), image, confidences) for confidences in (True, False)
+    )
+    np.testing.assert_array_equal(labels_only.labels, with_probabilities.labels)
+    assert (labels_only.labels != labels_only.stages[0][1]).any()
+    assert labels_only.logits is None
 
 
 def test_more_classes_than_a_palette_holds_are_written_without_one(photos: Path, tmp_path: Path):

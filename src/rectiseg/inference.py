@@ -16,7 +16,9 @@ from rectiseg.data.files import atomic_path, save_file
 from rectiseg.data.images import find_images, read_image, write_label_map
 from rectiseg.data.submissions import Benchmark, in_official_ids
 from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.models.contested import label_map
 from rectiseg.models.fusion import Ensemble, MultiScale
+from rectiseg.models.lrn import LRN
 from rectiseg.types import Image, Logits, Parser, Refiner
 
 
@@ -59,11 +61,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a parser said of one image: the labels after each of its stages, and the last stage's confidences."""
+    """What a parser said of one image: the labels after each stage, and the last one's confidences if wanted."""
 
     image: Float[Tensor, "3 height width"]
     stages: list[tuple[str, Integer[np.ndarray, "height width"]]]
-    logits: Float[Tensor, "classes height width"]
+    num_classes: int
+    logits: Float[Tensor, "classes height width"] | None
 
     @property
     def labels(self) -> Integer[np.ndarray, "height width"]:
@@ -154,7 +157,10 @@ def predict_files(
             raise ValueError(f"the parser knows {count} classes, {len(classes)} were named")
         return classes, palette
 
-    return process(lambda job: predict(parser, read_image(job.image)), jobs, named, wanted, on_image)
+    def answer(job: Job) -> Prediction:
+        return predict(parser, read_image(job.image), wanted.probabilities)
+
+    return process(answer, jobs, named, wanted, on_image)
 
 
 def process(
@@ -181,7 +187,7 @@ def process(
             sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
             failures.append(Failure(job.image, sentence))
         else:
-            classes, palette = named(len(prediction.logits))
+            classes, palette = named(prediction.num_classes)
             try:
                 write(job, prediction, classes, palette, wanted)
             except OSError as error:
@@ -203,19 +209,42 @@ def out_of_memory(error: Exception) -> bool:
 
 
 @torch.inference_mode()
-def predict(parser: Parser, image: Float[Tensor, "3 height width"]) -> Prediction:
-    """Keeps the labels of every stage, but confidences, which are large, of the last one only."""
-    labels = []
-    logits = None
-    for name, logits in stages(parser, image[None].to(device_of(parser))):
-        labels.append((name, logits[0].argmax(dim=0).int().cpu().numpy()))
-    assert logits is not None
+def predict(parser: Parser, image: Float[Tensor, "3 height width"], confidences: bool = True) -> Prediction:
+    """The labels of every stage, and the last one's confidences if wanted: without them an LRN has less to do."""
+    front, refiners = unrolled(parser)
+    batch = image[None].to(device_of(parser))
+    logits = front(batch)
     if logits.shape[-2:] != image.shape[-2:]:
         sizes = f"{tuple(logits.shape[-2:])} for an image of {tuple(image.shape[-2:])}"
         raise ValueError(f"the parser gave confidence maps of {sizes}; they must have the image's size")
+    return refined(title_of(front), batch, logits, refiners, confidences)
+
+
+def refined(title: str, image: Image, logits: Logits, refiners: Sequence[Refiner], confidences: bool) -> Prediction:
+    """What these confidences, of that title, and each refiner after them say of one image."""
+    refuse_nan(logits)
+    count = logits.shape[1]
+    stages = [(title, labels_of(logits))]
+    rest: Logits | None = logits
+    for number, refiner in enumerate(refiners, start=1):
+        title = f"+{type(refiner).__name__}"
+        if isinstance(refiner, LRN) and number == len(refiners) and not confidences:
+            labels, rest = label_map(refiner, image, logits), None
+            stages.append((title, labels[0].int().cpu().numpy()))
+        else:
+            rest = logits = refiner(image, logits)
+            refuse_nan(logits)
+            stages.append((title, labels_of(logits)))
+    return Prediction(image[0].cpu(), stages, count, None if rest is None else rest[0].float().cpu())
+
+
+def labels_of(logits: Logits) -> Integer[np.ndarray, "height width"]:
+    return logits[0].argmax(dim=0).int().cpu().numpy()
+
+
+def refuse_nan(logits: Logits) -> None:
     if logits.isnan().any():
         raise ValueError("the parser gave confidences that are not numbers (NaN); check its weights")
-    return Prediction(image, labels, logits[0].float().cpu())
 
 
 def stages(parser: Parser, image: Image) -> Iterator[tuple[str, Logits]]:
@@ -225,10 +254,14 @@ def stages(parser: Parser, image: Image) -> Iterator[tuple[str, Logits]]:
     """
     front, refiners = unrolled(parser)
     logits = front(image)
-    yield "fused" if isinstance(front, MultiScale | Ensemble) else "front", logits
+    yield title_of(front), logits
     for refiner in refiners:
         logits = refiner(image, logits)
         yield f"+{type(refiner).__name__}", logits
+
+
+def title_of(front: Parser) -> str:
+    return "fused" if isinstance(front, MultiScale | Ensemble) else "front"
 
 
 def unrolled(parser: Parser) -> tuple[Parser, list[Refiner]]:
@@ -261,6 +294,7 @@ def write(
     """The label map, last, and what else was asked for: each file whole or not at all."""
     job.labels.parent.mkdir(parents=True, exist_ok=True)
     if wanted.probabilities:
+        assert prediction.logits is not None
         tensors = {"probabilities": prediction.logits.softmax(dim=0).half()}
         with atomic_path(job.probabilities) as path:
             save_file(tensors, path, {"classes": json.dumps(list(classes))})

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from rectiseg import visualize
 from rectiseg.data.images import read_image
 from rectiseg.data.predictions import Values, predictions_below, read_prediction, refuse_another_shape
-from rectiseg.inference import LABELS_ONLY, Failure, Job, Prediction, Wanted, device_of, flattened, plan, process
+from rectiseg.inference import (
+    LABELS_ONLY,
+    Failure,
+    Job,
+    Prediction,
+    Wanted,
+    device_of,
+    flattened,
+    plan,
+    process,
+    refined,
+)
 from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
@@ -45,9 +56,9 @@ def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = 
     if refiner is None:
         refiner = shipped_refiner(batch.device)
     with torch.no_grad():
-        refined = refiner(images.to(batch.device), resized(batch.float(), images.shape[-2:])).to(maps.dtype)
-    refined = refined if maps.dim() == 4 else refined[0]
-    return cast(Array, refined if isinstance(logits, Tensor) else refined.numpy())
+        better = refiner(images.to(batch.device), resized(batch.float(), images.shape[-2:])).to(maps.dtype)
+    better = better if maps.dim() == 4 else better[0]
+    return cast(Array, better if isinstance(logits, Tensor) else better.numpy())
 
 
 def as_images(image: Tensor | np.ndarray) -> Image:
@@ -125,8 +136,15 @@ def refuse_lost_predictions(jobs: Sequence[RefineJob]) -> None:
 class FileRefiner:
     """Answers refinement's jobs, and counts what it read and changed."""
 
-    def __init__(self, refiner: nn.Module, num_classes: int | None = None, values: Values | None = None):
+    def __init__(
+        self,
+        refiner: nn.Module,
+        num_classes: int | None = None,
+        values: Values | None = None,
+        confidences: bool = True,
+    ):
         self.refiner = refiner
+        self.confidences = confidences
         self.num_classes = num_classes or classes_of(refiner)
         self.values: Values | None = values
         self.read: Counter[Values] = Counter()
@@ -141,23 +159,17 @@ class FileRefiner:
         logits, values = read_prediction(job.prediction, size, self.num_classes, self.values)
         device = device_of(self.refiner)
         batch, logits = image[None].to(device), logits[None].to(device)
-        labels = [("prediction", labels_of(logits))]
-        for refiner in flattened(self.refiner):
-            logits = refiner(batch, logits)
-            labels.append((f"+{type(refiner).__name__}", labels_of(logits)))
+        prediction = refined("prediction", batch, logits, flattened(self.refiner), self.confidences)
+        (_, before), *_ = prediction.stages
         self.read[values] += 1
-        self.pixels += labels[0][1].size
-        self.changed += int((labels[0][1] != labels[-1][1]).sum())
-        return Prediction(image, labels, logits[0].float().cpu())
+        self.pixels += before.size
+        self.changed += int((before != prediction.labels).sum())
+        return prediction
 
     @property
     def summary(self) -> str:
         read = ", ".join(f"{count} as {values}" for values, count in self.read.most_common())
         return f"read {read}; {100 * self.changed / max(self.pixels, 1):.2f} % of the pixels have another label"
-
-
-def labels_of(logits: Tensor) -> np.ndarray:
-    return logits[0].argmax(dim=0).int().cpu().numpy()
 
 
 def classes_of(refiner: nn.Module) -> int | None:

@@ -47,7 +47,8 @@ def refine(
 
     names, palette = read_classes(classes) if classes is not None else ([], [])
     jobs = plan_refinement(images, predictions, output)
-    refine = FileRefiner(load_refiner(refiner or SHIPPED_REFINER).to(device_named(device)), len(names) or None, values)
+    network = load_refiner(refiner or SHIPPED_REFINER).to(device_named(device))
+    refine = FileRefiner(network, len(names) or None, values, probabilities)
     with ProgressReporter() as reporter:
         reporter.stage("refine", len(jobs))
         failures = refine_files(refine, jobs, names, palette, Wanted(overlay, panel, probabilities), reporter.advance)
