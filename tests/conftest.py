@@ -23,8 +23,8 @@ UNCHECKED = {
 
 
 def checked_modules() -> list[str]:
-    """Every file but those; no folder, for a folder's name would stand for all of its files."""
-    files = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py") if path.stem != "__init__")
+    """Every file but those; no folder, for a folder's name would stand for all its files, and __main__ runs."""
+    files = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py") if path.stem[:2] != "__")
     names = {".".join(file.parts) for file in files}
     assert names >= UNCHECKED.keys(), f"no such files: {UNCHECKED.keys() - names}"
     return [f"{SOURCE.name}.{name}" for name in sorted(names - UNCHECKED.keys())]

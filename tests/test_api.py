@@ -9,6 +9,7 @@ def test_the_public_names_are_these():
         "IGNORE_INDEX",
         "LRN",
         "Cascade",
+        "ClassAgnosticLRN",
         "Coefficients",
         "EfficientNetLite",
         "Ensemble",
@@ -25,6 +26,7 @@ def test_the_public_names_are_these():
         "load",
         "propagate",
         "read_image",
+        "refine",
         "save",
     ]
     assert len(rectiseg.__all__) <= 25

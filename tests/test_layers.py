@@ -35,7 +35,7 @@ BELOW = {
     "models": ["models.encoder", "metrics", "visualize"],
     "models.checkpoint": ["models", "data.images"],
     "inference": ["models.checkpoint", "data"],
-    "refine": ["inference"],
+    "refinement": ["inference"],
     "export": ["inference"],
     "batch": ["inference"],
     "server": ["inference"],
@@ -52,8 +52,9 @@ BELOW = {
     "measured": ["views", "models.checkpoint", "machine", "progress", "boundaries", "consistency", "intervals"],
     "fit": ["measured", "recipes", "stage"],
     "table2": ["train", "measured", "held_out", "crf_search"],
-    "commands": ["refine", "fit", "table2", "train", "evaluate", "export", "batch", "server"],
+    "commands": ["refinement", "fit", "table2", "train", "evaluate", "export", "batch", "server"],
     "cli": ["commands"],
+    "__main__": ["cli"],
 }
 CORE_DISTRIBUTIONS = {"pillow": "PIL"}  # where the name to import is another one
 ONLY_IN = {"triton": "ops.propagate_triton"}

@@ -5,6 +5,7 @@ A parser maps an image to logits, a refiner an image and logits to logits; every
 
 from rectiseg.data.images import read_image
 from rectiseg.models.checkpoint import load, save
+from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -13,6 +14,7 @@ from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.ops.propagate import propagate
+from rectiseg.refinement import refine
 from rectiseg.types import IGNORE_INDEX, Coefficients, Image, LabelMap, Logits, Parser, Refiner
 
 __version__ = "0.1.0"
@@ -22,6 +24,7 @@ __all__ = [
     "IGNORE_INDEX",
     "LRN",
     "Cascade",
+    "ClassAgnosticLRN",
     "Coefficients",
     "EfficientNetLite",
     "Ensemble",
@@ -38,5 +41,6 @@ __all__ = [
     "load",
     "propagate",
     "read_image",
+    "refine",
     "save",
 ]

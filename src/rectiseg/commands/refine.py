@@ -43,7 +43,7 @@ def refine(
     from rectiseg.inference import Wanted
     from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
     from rectiseg.progress import ProgressReporter
-    from rectiseg.refine import FileRefiner, plan_refinement, refine_files
+    from rectiseg.refinement import FileRefiner, plan_refinement, refine_files
 
     names, palette = read_classes(classes) if classes is not None else ([], [])
     jobs = plan_refinement(images, predictions, output)

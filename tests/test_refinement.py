@@ -15,7 +15,7 @@ from rectiseg.models.checkpoint import load, save
 from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
 from rectiseg.models.lrn import LRN
-from rectiseg.refine import FileRefiner, plan_refinement, refine, refine_files
+from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_files
 
 SIZE = (6, 7)
 

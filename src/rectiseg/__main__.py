@@ -1,0 +1,5 @@
+"""`python -m rectiseg`."""
+
+from rectiseg.cli import main
+
+main()
