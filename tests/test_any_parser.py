@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from networks import random_logits
-from rectiseg.any_parser import Changes, coarse, merged, split, varied
+from rectiseg.any_parser import Changes, coarse, imagined, merged, smooth_noise, split, varied
 from rectiseg.settings import generator_of
 from rectiseg.types import IGNORE_INDEX
 
-NONE = Changes(merging=0, splitting=0, coarsening=0, temperature=1, label_maps=0)
+NONE = Changes(imagining=0, merging=0, splitting=0, coarsening=0, temperature=1, label_maps=0)
 LOGITS = random_logits(5, 13, 7)
 LABELS = LOGITS.argmax(dim=0)
 LABELS[0] = IGNORE_INDEX
@@ -62,6 +62,34 @@ def test_a_label_map_names_what_was_likeliest():
     logits, _ = varied(LOGITS, LABELS, replace(NONE, label_maps=1), generator_of(0))
     assert torch.equal(logits.argmax(dim=0), LOGITS.argmax(dim=0))
     assert len(logits.unique()) < 100
+
+
+REGIONS = torch.arange(41 * 57).view(41, 57) // (57 * 14) * 2 + (torch.arange(57) > 28)  # 3 x 2 of them
+REGIONS[:4, :4] = IGNORE_INDEX
+
+
+def test_imagined_confidences_without_mistakes_are_the_labels():
+    """But for the regions' corners, which are rounded."""
+    logits = imagined(REGIONS, 6, Changes(displacement=0, mistaken=0, favor=0), generator_of(0))
+    labels = logits.argmax(dim=0)
+    inner = REGIONS != IGNORE_INDEX
+    assert (labels == REGIONS)[inner].float().mean() > 0.98
+    torch.testing.assert_close(logits[:, 0, 0], logits[0, 0, 0].expand(6))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_imagined_boundaries_miss_and_regions_are_mistaken(seed: int):
+    logits = imagined(REGIONS, 6, Changes(), generator_of(seed))
+    right = (logits.argmax(dim=0) == REGIONS)[REGIONS != IGNORE_INDEX].float().mean()
+    assert logits.isfinite().all()
+    assert 0.6 < right < 1
+
+
+def test_smooth_noise_has_neighbours_alike():
+    noise = smooth_noise(2, (41, 57), 12, generator_of(0))
+    assert noise.shape == (2, 41, 57)
+    assert 0.3 < noise.std() < 2
+    assert noise.diff(dim=-1).abs().max() < 0.5
 
 
 def test_the_same_generator_gives_the_same_change():

@@ -1,6 +1,7 @@
 """What a refiner trains on that is to follow parsers and label sets which it never saw.
 
-Views of several parsers' confidences, each made into what still another parser could have said, of other classes.
+Views of several parsers' confidences, each made into what still another parser could have said, of other classes; and
+confidences that no parser gave, which are made of the labels, with boundaries that miss and regions that are mistaken.
 """
 
 import math
@@ -24,10 +25,27 @@ OneMore = Float[Tensor, "classes+1 height width"]
 Labels = Int[Tensor, "height width"]
 
 
+DISPLACED_TOGETHER, MISTAKEN_TOGETHER = 24, 32
+"""Pixels: how far apart imagined boundaries are off differently, and how large imagined mistakes are."""
+
+BOLDNESS = 3.0
+"""How abruptly an imagined mistake begins."""
+
+SOFTNESS = (3, 5, 7, 9)
+"""Over so many pixels imagined confidences go from one class to the next."""
+
+SURE = 1e-3
+"""The least that they give to any class."""
+
+
 @dataclass(frozen=True)
 class Changes:
     """How often, and how much, confidences are made into another parser's."""
 
+    imagining: float = 0.5  # how often the labels are taken for a parser's answer, with mistakes
+    displacement: float = 3.0  # pixels by which its boundaries are off, in the mean and at most
+    mistaken: float = 0.1  # of its area, at most
+    favor: float = 1.0  # by which each class's logits are off: it grows or shrinks where it meets others
     merging: float = 0.5  # how often classes become one
     splitting: float = 0.3  # how often a class gets a sibling that is confused with it
     coarsening: float = 0.3  # how often there are fewer cells than pixels
@@ -49,12 +67,50 @@ class AnyParserViews:
     def view(self, index: int, settings: Settings, generator: Generator) -> tuple[tuple[Tensor, ...], Tensor]:
         parser = self.parsers[int(torch.randint(len(self.parsers), (), generator=generator))]
         (image, logits), labels = parser.view(index, settings, generator)
+        if happens(self.changes.imagining, generator):
+            logits = imagined(labels, len(logits), self.changes, generator)
         logits, labels = varied(logits, labels, self.changes, generator)
         return (image, logits), labels
 
     def whole(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Validation takes turns among the parsers, as they are."""
         return self.parsers[index % len(self.parsers)].whole(index)
+
+
+def imagined(
+    labels: Labels, num_classes: int, changes: Changes, generator: Generator
+) -> Float[Tensor, "classes height width"]:
+    """What a parser could say that has its boundaries near these labels', and some regions wrong.
+
+    Where nobody annotated, all classes are equally likely.
+    """
+    height, width = labels.shape
+    amount = changes.displacement * float(torch.rand((), generator=generator))
+    down, right = amount * smooth_noise(2, (height, width), DISPLACED_TOGETHER, generator)
+    rows = (torch.arange(height)[:, None] + down).round().long().clamp(0, height - 1)
+    columns = (torch.arange(width) + right).round().long().clamp(0, width - 1)
+    moved = labels[rows, columns]
+    known = moved != IGNORE_INDEX
+    said = F.one_hot(moved.where(known, 0), num_classes).permute(2, 0, 1).float()
+    said = torch.where(known, said, torch.tensor(1 / num_classes))
+    other = smooth_noise(num_classes, (height, width), MISTAKEN_TOGETHER, generator).argmax(dim=0)
+    confusion = smooth_noise(1, (height, width), MISTAKEN_TOGETHER, generator)
+    share = changes.mistaken * float(torch.rand((), generator=generator))
+    doubt = (BOLDNESS * (confusion - confusion.quantile(1 - share))).clamp(0, 1)
+    said = (1 - doubt) * said + doubt * F.one_hot(other, num_classes).permute(2, 0, 1)
+    reach = int(draw(SOFTNESS, generator))
+    said = F.avg_pool2d(said[None], reach, stride=1, padding=reach // 2, count_include_pad=False)[0]
+    favor = changes.favor * torch.randn(num_classes, 1, 1, generator=generator)
+    return said.clamp(min=SURE).log() + favor
+
+
+def smooth_noise(
+    bands: int, size: tuple[int, int], cell: int, generator: Generator
+) -> Float[Tensor, "bands rows columns"]:
+    """Normal at the centres of cells of so many pixels, and interpolated between them."""
+    cells = [2 + side // cell for side in size]
+    noise = torch.randn(1, bands, *cells, generator=generator)
+    return F.interpolate(noise, size, mode="bicubic", align_corners=True)[0]
 
 
 def varied(
