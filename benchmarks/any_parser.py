@@ -38,7 +38,7 @@ def main(
     data: Path,
     parsers: tuple[str, ...],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/any_lrn"),
-    steps: int = 1500,
+    steps: int = 1000,
 ) -> None:
     """Train, measure and print.
 

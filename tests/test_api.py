@@ -9,7 +9,6 @@ def test_the_public_names_are_these():
         "IGNORE_INDEX",
         "LRN",
         "Cascade",
-        "ClassAgnosticLRN",
         "Coefficients",
         "EfficientNetLite",
         "Ensemble",

@@ -80,6 +80,16 @@ def test_that_is_so_wherever_the_largest_and_the_smallest_label_differ(neighborh
     assert torch.equal(contested(labels, neighborhood), pooled[0] != pooled[1])
 
 
+@pytest.mark.parametrize("name", LRNS)
+def test_no_other_label_ever_changes(name: str):
+    lrn = lively(LRNS[name])
+    image, logits = random(2, 3, 26, 37), smooth_logits(26, 37)
+    before, after = logits.argmax(dim=1), lrn(image, logits).argmax(dim=1)
+    assert (before != after).any()
+    for labels, changed in zip(before, before != after, strict=True):
+        assert not (changed & ~contested(labels, lrn.neighborhood)).any()
+
+
 def test_labels_that_nothing_contests_stay_without_any_convolution(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LRN, "evidence", None)
     logits = torch.tensor([1.0, 3.0, 2.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 6, 7)

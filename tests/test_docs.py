@@ -5,11 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from rectiseg import refine
 from rectiseg.data.scenes import generate_scene
 from test_fit import write_scenes
 
@@ -30,9 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_programs_run_one_after_another(folder: Path):
     assert len(PROGRAMS) == 2
-    model = "import torch\nyour_model = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1).eval()\n"
+    model = "import torch\nyour_model = torch.nn.Conv2d(3, 19, 3, stride=2, padding=1).eval()\n"
     # A parser's answer has the image's size, a refiner's input may be smaller.
-    whole = "your_model = torch.nn.Conv2d(3, 5, 3, padding=1).eval()\n"
+    whole = "your_model = torch.nn.Conv2d(3, 19, 3, padding=1).eval()\n"
     program = model + PROGRAMS[0] + whole + PROGRAMS[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -47,14 +45,3 @@ def test_its_commands_run_one_after_another(folder: Path):
         assert done.returncode == 0, done.stderr
     assert (folder / "refined" / "00_panel.png").exists()
     assert (folder / "better" / "00.png").exists()
-
-
-def test_a_label_changes_only_near_another_label(folder: Path):
-    """The page's guarantee, of the refiner that ships."""
-    for path in sorted((folder / "predictions").iterdir())[:3]:
-        logits = np.load(path).astype(np.float32)
-        image = np.asarray(Image.open(folder / "images" / f"{path.stem}.png").convert("RGB"))
-        before, after = logits.argmax(axis=0), refine(image, logits).argmax(axis=0)
-        for row, column in zip(*np.nonzero(before != after), strict=True):
-            window = before[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
-            assert len(np.unique(window)) > 1

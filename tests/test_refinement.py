@@ -14,6 +14,7 @@ from rectiseg.inference import Failure, Wanted
 from rectiseg.models.checkpoint import load, save
 from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
+from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.lrn import LRN
 from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_files
 
@@ -71,11 +72,9 @@ def test_no_gradient_is_kept():
     assert not refine(image, logits.requires_grad_(), refiner()).requires_grad
 
 
-def test_the_shipped_refiner_is_the_default():
-    image, logits = scene()
-    refined = refine(image, logits)
-    assert refined.shape == logits.shape
-    assert not torch.equal(refined, logits)
+def test_without_a_refiner_a_dense_crf_is_taken():
+    image, logits = scene((1,))
+    assert torch.equal(refine(image, logits), FullyConnectedCRF()(image, logits))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ A parser maps an image to logits, a refiner an image and logits to logits; every
 
 from rectiseg.data.images import read_image
 from rectiseg.models.checkpoint import load, save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -24,7 +23,6 @@ __all__ = [
     "IGNORE_INDEX",
     "LRN",
     "Cascade",
-    "ClassAgnosticLRN",
     "Coefficients",
     "EfficientNetLite",
     "Ensemble",

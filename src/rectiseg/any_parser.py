@@ -42,15 +42,15 @@ SURE = 1e-3
 class Changes:
     """How often, and how much, confidences are made into another parser's."""
 
-    imagining: float = 0.5  # how often the labels are taken for a parser's answer, with mistakes
+    imagining: float = 0.1  # how often the labels are taken for a parser's answer, with mistakes
     displacement: float = 3.0  # pixels by which its boundaries are off, in the mean and at most
     mistaken: float = 0.1  # of its area, at most
     favor: float = 1.0  # by which each class's logits are off: it grows or shrinks where it meets others
     merging: float = 0.5  # how often classes become one
     splitting: float = 0.3  # how often a class gets a sibling that is confused with it
-    coarsening: float = 0.3  # how often there are fewer cells than pixels
+    coarsening: float = 0.2  # how often there are fewer cells than pixels
     strides: tuple[float, ...] = (2, 4, 8)  # pixels a cell
-    temperature: float = 2.0  # logits are divided by up to this, or multiplied
+    temperature: float = 1.5  # logits are divided by up to this, or multiplied
     label_maps: float = 0.1  # how often only the likeliest class is known
 
 

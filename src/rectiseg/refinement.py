@@ -27,7 +27,7 @@ from rectiseg.inference import (
     process,
     refined,
 )
-from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
+from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
 
@@ -40,8 +40,8 @@ def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = 
 
     ``image`` is RGB: a tensor (3, H, W) or an array (H, W, 3), of 0..1, or of 0..255 where it holds bytes. ``logits``
     are (K, h, w) before the softmax, of the image's size or smaller; of probabilities give the logarithm. Both may be
-    batches. The result is of the logits' kind and type, (K, H, W). Without a ``refiner`` the shipped one is taken,
-    which follows any model and any classes. Shapes that do not fit raise ValueError.
+    batches. The result is of the logits' kind and type, (K, H, W). Without a ``refiner`` `default_refiner`'s is taken.
+    Shapes that do not fit raise ValueError.
     """
     maps = logits if isinstance(logits, Tensor) else torch.tensor(logits)
     if not maps.is_floating_point() or maps.dim() not in (3, 4) or maps.dim() != image.ndim:
@@ -54,7 +54,7 @@ def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = 
         raise ValueError(f"{len(images)} images and logits of {len(batch)}: give one set of confidence maps an image")
     refuse_another_shape(tuple(batch.shape[-2:]), (images.shape[-2], images.shape[-1]))
     if refiner is None:
-        refiner = shipped_refiner(batch.device)
+        refiner = default_refiner()
     with torch.no_grad():
         better = refiner(images.to(batch.device), resized(batch.float(), images.shape[-2:])).to(maps.dtype)
     better = better if maps.dim() == 4 else better[0]
@@ -77,9 +77,12 @@ def as_images(image: Tensor | np.ndarray) -> Image:
     return pixels.float()
 
 
-@cache
-def shipped_refiner(device: torch.device) -> nn.Module:
-    return load_refiner(SHIPPED_REFINER).to(device)
+def default_refiner() -> nn.Module:
+    """What follows any model and any classes without training: a dense CRF, of one setting for all.
+
+    An LRN for any classes is to take its place when it does better after parsers that it never saw.
+    """
+    return FullyConnectedCRF()
 
 
 @dataclass(frozen=True)

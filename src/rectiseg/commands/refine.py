@@ -31,7 +31,7 @@ def refine(
             .safetensors with (classes, height, width) logits or probabilities, of the image's size or smaller, or
             label maps as PNG.
         output: The folder for the results; the images' tree is kept.
-        refiner: A saved refiner, or a parser whose refiner is taken; the shipped one, for any classes, by default.
+        refiner: A saved refiner, or a parser whose refiner is taken; by default a dense CRF, which follows any model.
         values: What the files hold; by default it is told from the numbers, and said.
         classes: A classes.json with the classes' names and colours, in the order of the labels.
         overlay: Write the labels' colours over the image, too.
@@ -41,13 +41,13 @@ def refine(
     """
     from rectiseg.data.datasets import read_classes
     from rectiseg.inference import Wanted
-    from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
+    from rectiseg.models.checkpoint import load_refiner
     from rectiseg.progress import ProgressReporter
-    from rectiseg.refinement import FileRefiner, plan_refinement, refine_files
+    from rectiseg.refinement import FileRefiner, default_refiner, plan_refinement, refine_files
 
     names, palette = read_classes(classes) if classes is not None else ([], [])
     jobs = plan_refinement(images, predictions, output)
-    network = load_refiner(refiner or SHIPPED_REFINER).to(device_named(device))
+    network = (default_refiner() if refiner is None else load_refiner(refiner)).to(device_named(device))
     refine = FileRefiner(network, len(names) or None, values, probabilities)
     with ProgressReporter() as reporter:
         reporter.stage("refine", len(jobs))

@@ -42,8 +42,6 @@ KINDS: dict[str, type[nn.Module]] = {
 FORMAT = 1
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
 """CamVid's eleven classes; docs/model_card.md says what it is worth."""
-SHIPPED_REFINER = SHIPPED.with_name("any_lrn.safetensors")
-"""An LRN that follows any parser of any classes."""
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
