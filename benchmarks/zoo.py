@@ -31,9 +31,10 @@ BOUNDARY = "boundary F at 3 px"
 
 
 class Candidate(NamedTuple):
-    """A parser, how it sees the images, and which images."""
+    """A parser with what its line says of it, and the images that it is measured on."""
 
-    name: str
+    network: str
+    data: str
     sees: str
     parser: Parser
     dataset: Dataset
@@ -58,33 +59,36 @@ def main(camvid: Path, cityscapes: Path, weights: Path) -> None:
         cityscapes: Cityscapes in its official layout, or some of its images.
         weights: The folder of espnet_p2q8_camvid, espnet_p2q8_cityscapes and espnetv2_s2.0_cityscapes, .safetensors.
     """
-    splits = Cityscapes(cityscapes, "train"), Cityscapes(cityscapes, "val")
     val = CamVid(camvid, "val")
+    splits = Cityscapes(cityscapes, "train"), Cityscapes(cityscapes, "val")
     print(f"# Other people's networks\n\nPrinted by `python {sys.argv[0]} ...`, on {machine()}.\n")
     print(
-        f"CamVid: its {len(val)} val images. Cityscapes: {len(splits[0])} images of train, which the networks have "
-        f"learned from, and {len(splits[1])} of val. Per cent, at the images' own size.\n"
+        f"CamVid: the {len(val)} images of val. Cityscapes: {len(splits[0])} images of train, from which the networks "
+        f"have learned, and {len(splits[1])} of val. Per cent, at the images' own size.\n"
     )
     print(f"| network | data | sees the image | mean IoU | of classes | pixel accuracy | {BOUNDARY} |")
     print("|---|---|---|--:|--:|--:|--:|")
     for candidate in candidates(val, Joined(*splits), weights):
         scores = measured(candidate)
-        print(
-            f"| {candidate.name} | {type(val).__name__ if candidate.dataset is val else 'Cityscapes'} "
-            f"| {candidate.sees} | {percent(scores.mean_iou)} | {scores.classes_counted} "
-            f"| {percent(scores.pixel_accuracy)} | {percent(scores.further[BOUNDARY])} |",
-            flush=True,
+        cells = (
+            *candidate[:3],
+            percent(scores.mean_iou),
+            str(scores.classes_counted),
+            percent(scores.pixel_accuracy),
+            percent(scores.further[BOUNDARY]),
         )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def candidates(camvid: Dataset, cityscapes: Dataset, weights: Path) -> Iterator[Candidate]:
-    yield Candidate("ESPNet", "whole", load_espnet(weights / "espnet_p2q8_camvid.safetensors"), camvid)
+    yield Candidate("ESPNet", "CamVid", "whole", load_espnet(weights / "espnet_p2q8_camvid.safetensors"), camvid)
     for name, network in (
         ("ESPNet", load_espnet(weights / "espnet_p2q8_cityscapes.safetensors")),
         ("ESPNetv2", load_espnetv2(weights / "espnetv2_s2.0_cityscapes.safetensors")),
     ):
-        yield Candidate(name, "halved by `MultiScale`", MultiScale(network, scales=(0.5,), flip=False), cityscapes)
-        yield Candidate(name, "halved by means of 2 x 2", MeansOfFour(network), cityscapes)
+        antialiased = MultiScale(network, scales=(0.5,), flip=False)
+        yield Candidate(name, "Cityscapes", "halved by `MultiScale`", antialiased, cityscapes)
+        yield Candidate(name, "Cityscapes", "halved by means of 2x2", MeansOfFour(network), cityscapes)
 
 
 def measured(candidate: Candidate) -> Scores:

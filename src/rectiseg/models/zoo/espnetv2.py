@@ -1,9 +1,8 @@
 """ESPNetv2 (Mehta et al., "ESPNetv2: A light-weight, power efficient, and general purpose convolutional neural
 network", CVPR 2019) at s = 2.0, with the decoder of its published Cityscapes weights.
 
-The paper describes the encoder and its EESP units. What it leaves open of the decoder is taken from the tensors' names
-and shapes, and settled where these leave a choice by the weights' score on training images. Parameter names are those
-of the weights. These know Cityscapes at half its size, and have one more output, the last, for pixels that nobody
+The decoder follows the authors' later code, which the paper does not describe; parameter names are those of the
+weights. These know Cityscapes' images at half their size, and have one more output, the last, for pixels that nobody
 annotated.
 """
 
@@ -32,12 +31,13 @@ SCALE_CHANNELS = 10
 class ESPNetv2(nn.Module):
     """The encoder down to a sixteenth of the image's height and width, and a decoder back up from there: a parser.
 
-    Any height and width works: the image is continued to the next multiple of 16 and the result cut. It is seen as it
-    comes. For the published weights, `MultiScale(parser, scales=(0.5,), flip=False)` halves Cityscapes' 2048x1024.
+    Any height and width works: the image is continued to the next multiple of 16 and the result cut. Whoever calls it
+    resizes: `MultiScale(parser, scales=(0.5,), flip=False)` shows Cityscapes as the published weights know it.
     """
 
     MEAN = (0.485, 0.456, 0.406)
     STD = (0.229, 0.224, 0.225)
+    """ImageNet's: with the published weights the best of five normalisations on Cityscapes' training images."""
 
     def __init__(self, num_classes: int):
         super().__init__()
