@@ -16,7 +16,7 @@ NO_DATA := make docs measures on CamVid, beside ESPNet: name both, as in "make d
 
 # Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's
 # and timm's would bring a second torch.
-ORACLES := timm torchvision scikit-image torchmetrics lightning-utilities cityscapesScripts
+ORACLES := timm torchvision segmentation-models-pytorch scikit-image torchmetrics lightning-utilities cityscapesScripts
 
 REUSED_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 

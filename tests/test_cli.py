@@ -34,7 +34,7 @@ from rectiseg.train import StageName, Training
 
 ROOT = Path(__file__).parent.parent
 STREET = ROOT / "examples" / "street.jpg"
-COMMANDS = ("predict", "evaluate", "train", "confidences", "table2")
+COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor")
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ BELOW = {
     "models": ["models.encoder", "metrics", "visualize"],
     "models.checkpoint": ["models", "data.images"],
     "inference": ["models.checkpoint", "data"],
+    "doctor": ["data", "progress"],
     "refinement": ["inference"],
     "export": ["inference"],
     "batch": ["inference"],
@@ -52,7 +53,7 @@ BELOW = {
     "measured": ["views", "models.checkpoint", "machine", "progress", "boundaries", "consistency", "intervals"],
     "fit": ["measured", "recipes", "stage"],
     "table2": ["train", "measured", "held_out", "crf_search"],
-    "commands": ["refinement", "fit", "table2", "train", "evaluate", "export", "batch", "server"],
+    "commands": ["refinement", "fit", "doctor", "table2", "train", "evaluate", "export", "batch", "server"],
     "cli": ["commands"],
     "__main__": ["cli"],
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tyro
 
 from rectiseg.commands.confidences import confidences
+from rectiseg.commands.doctor import doctor
 from rectiseg.commands.evaluate import evaluate
 from rectiseg.commands.fit import fit
 from rectiseg.commands.predict import predict
@@ -24,6 +25,7 @@ def main() -> None:
         "train": train,
         "confidences": confidences,
         "table2": table2,
+        "doctor": doctor,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(
