@@ -34,7 +34,7 @@ from rectiseg.train import StageName, Training
 
 ROOT = Path(__file__).parent.parent
 STREET = ROOT / "examples" / "street.jpg"
-COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor")
+COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor", "export")
 
 
 @pytest.fixture(scope="module")

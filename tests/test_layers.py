@@ -37,7 +37,7 @@ BELOW = {
     "inference": ["models.checkpoint", "data"],
     "doctor": ["data", "progress"],
     "refinement": ["inference"],
-    "export": ["inference"],
+    "export": ["refinement"],
     "batch": ["inference"],
     "server": ["inference"],
     "evaluate": ["inference", "progress", "boundaries", "consistency"],

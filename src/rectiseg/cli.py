@@ -8,6 +8,7 @@ import tyro
 from rectiseg.commands.confidences import confidences
 from rectiseg.commands.doctor import doctor
 from rectiseg.commands.evaluate import evaluate
+from rectiseg.commands.export import export
 from rectiseg.commands.fit import fit
 from rectiseg.commands.predict import predict
 from rectiseg.commands.refine import refine
@@ -26,6 +27,7 @@ def main() -> None:
         "confidences": confidences,
         "table2": table2,
         "doctor": doctor,
+        "export": export,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(

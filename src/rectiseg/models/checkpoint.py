@@ -22,6 +22,7 @@ from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.exported import OPENERS, ExportedParser, ExportedRefiner, load_exported
 from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
@@ -100,9 +101,12 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
 def load(path: str | Path | None = None) -> nn.Module:
     """A saved parser or refiner in eval mode, in fp32; without a path the shipped parser of street scenes.
 
-    Every tensor's name and shape is checked; a file that is missing, damaged or does not fit raises ValueError.
+    Every tensor's name and shape is checked; a file that is missing, damaged or does not fit raises ValueError. An
+    exported model, .onnx or .pt2, is loaded as an ExportedParser or ExportedRefiner, which cannot be saved.
     """
     path = Path(path) if path is not None else SHIPPED
+    if path.suffix in OPENERS:
+        return load_exported(path)
     header, weights = read(path)
     try:
         model = build(header["model"])
@@ -113,10 +117,12 @@ def load(path: str | Path | None = None) -> nn.Module:
 
 
 def load_parser(path: str | Path | None = None) -> SceneParser:
-    """`load`, and a parser it must be; a front alone becomes one that nothing refines."""
+    """`load`, and a parser it must be; a front alone, or an exported parser, becomes one that nothing refines."""
     model = load(path)
+    if isinstance(model, ExportedParser):
+        return SceneParser(model, Cascade(), model.classes, model.palette).eval()
     if isinstance(model, Front | ESPNet | ESPNetv2):
-        return SceneParser(model, Cascade())
+        return SceneParser(model, Cascade()).eval()
     if not isinstance(model, SceneParser):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines; a parser is needed here")
     return model
@@ -128,7 +134,7 @@ def load_refiner(path: str | Path | None = None) -> nn.Module:
     if isinstance(model, SceneParser):
         assert isinstance(model.refiner, nn.Module)  # what was saved is one
         return model.refiner
-    if not isinstance(model, GRN | LRN | MultiScaleContext | FullyConnectedCRF | Cascade | Parallel):
+    if not isinstance(model, GRN | LRN | MultiScaleContext | FullyConnectedCRF | Cascade | Parallel | ExportedRefiner):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines nothing; a refiner is needed here")
     return model
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiseg.models.encoder import Encoder
-from rectiseg.ops.upsample import CoarseLogits, bilinear_kernel, upsample
+from rectiseg.ops.upsample import CoarseLogits, Side, bilinear_kernel, upsample
 from rectiseg.types import Image, Logits
 
 Evidence = Float[Tensor, "batch bands height width"]
@@ -66,7 +66,7 @@ class Front(nn.Module):
         padded = F.pad(evidence, (0, -width % stride, 0, -height % stride), mode="replicate")
         return self.head(self.encoder((padded - self.mean) / self.std))
 
-    def upsample(self, scores: CoarseLogits, height: int, width: int) -> Logits:
+    def upsample(self, scores: CoarseLogits, height: Side, width: Side) -> Logits:
         """Bring coarse scores to the size of their image."""
         return upsample(scores, self.kernel, self.output_stride, self.center, height, width)
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rectiseg.types import Logits
 
+Side = int | torch.SymInt
+"""A height or width, which is a symbol while a graph for any size is recorded."""
+
 CoarseLogits = Float[Tensor, "batch classes rows columns"]
 """A classifier's scores before their upsampling: one cell for stride x stride pixels."""
 
@@ -23,7 +26,7 @@ def bilinear_kernel(channels: int, stride: int, center: float) -> Tensor:
     return torch.outer(profile, profile).expand(channels, 1, -1, -1).clone()
 
 
-def upsample(scores: CoarseLogits, kernel: Tensor, stride: int, center: float, height: int, width: int) -> Logits:
+def upsample(scores: CoarseLogits, kernel: Tensor, stride: int, center: float, height: Side, width: Side) -> Logits:
     """Deconvolve scores of one cell per stride x stride pixels and cut the result to height x width pixels.
 
     Beyond the outermost cells their scores are continued.
