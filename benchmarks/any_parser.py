@@ -1,32 +1,40 @@
 """Print what an LRN for any parser is worth after parsers that it never saw, and train the one that ships.
 
 python benchmarks/any_parser.py --data CamVid --parsers lite=runs/camvid_lite/confidences/front \
-    espnet=runs/espnet/confidences
+    espnet=runs/espnet/confidences --cityscapes Cityscapes --ade20k ADE20K --weights WEIGHTS
 
 Each parser is a folder with its stored confidences of CamVid in train/ and val/, as `rectiseg confidences` writes them.
 Those whose names begin alike, up to a dash, are of one family. For each family an LRN learns from the others', and is
-measured after its first parser beside a CRF whose settings are the same after all; then one learns from all parsers.
-The same command goes on where it was stopped.
+measured after its first parser beside a CRF whose settings are the same after all. Then one learns from all parsers,
+and is measured after others, of label sets that it never saw. The same command goes on where it was stopped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, NamedTuple, cast
 
+import torch
 import tyro
+from torch import nn
 
 from rectiseg.any_parser import AnyParserViews
-from rectiseg.data.confidences import Confidences
-from rectiseg.data.datasets import CamVid, Split
+from rectiseg.data.ade20k import ADE20K
+from rectiseg.data.cityscapes import Cityscapes
+from rectiseg.data.confidences import Confidences, View, store_confidences
+from rectiseg.data.datasets import CamVid, Dataset, Joined, Split
 from rectiseg.fit import lasting, trainer
-from rectiseg.intervals import blocks_of
+from rectiseg.intervals import Blocks, blocks_of
 from rectiseg.machine import machine
-from rectiseg.measured import Measured, as_markdown, measured
+from rectiseg.measured import as_markdown, measured
 from rectiseg.models.checkpoint import save
 from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
 from rectiseg.models.crf import FullyConnectedCRF
+from rectiseg.models.external import from_file
+from rectiseg.models.fusion import MultiScale
+from rectiseg.models.zoo.espnet import load_espnet
+from rectiseg.models.zoo.espnetv2 import load_espnetv2
 from rectiseg.progress import ProgressReporter, Reporter
 from rectiseg.recipes import camvid_lite
 from rectiseg.views import ConfidenceViews
@@ -34,54 +42,88 @@ from rectiseg.views import ConfidenceViews
 SEED = 0
 
 
+class Unseen(NamedTuple):
+    """A parser of a label set that no LRN learned from, and the images that it is measured on."""
+
+    name: str
+    parser: nn.Module
+    dataset: Dataset
+
+
 def main(
     data: Path,
     parsers: tuple[str, ...],
+    cityscapes: Path,
+    ade20k: Path,
+    weights: Path,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/any_lrn"),
-    steps: int = 1000,
+    steps: int = 1500,
 ) -> None:
     """Train, measure and print.
 
     Args:
         data: CamVid in SegNet's layout.
         parsers: NAME=FOLDER, of two families or more: stored confidences in FOLDER/train and FOLDER/val.
+        cityscapes: Cityscapes in its official layout, or some of its images.
+        ade20k: The scene parsing benchmark of ADE20K, or some of its images.
+        weights: The folder of espnet_p2q8_cityscapes and espnetv2_s2.0_cityscapes, .safetensors, and of
+            deeplabv3_mobilenetv2_ade20k.tflite.
         output: Where the LRNs go, any_lrn.safetensors among them.
         steps: How long each LRN trains.
     """
     folders = {name: Path(folder) for name, _, folder in (parser.partition("=") for parser in parsers)}
-    val = CamVid(data, "val")
-    blocks = blocks_of(val.names)
     firsts = {family_of(name): name for name in reversed(folders)}
-    with ProgressReporter() as reporter:
-        tables = {name: rows(data, folders, name, output, steps, reporter) for name in reversed(firsts.values())}
-        lrn = learned_from(data, list(folders.values()), output / "all", steps, reporter)
+    val = CamVid(data, "val")
     about = {"seed": str(SEED), "steps": str(steps), "parsers": ", ".join(folders), "machine": machine()}
-    save(lrn.cpu(), output / "any_lrn.safetensors", about, half=True)
     print("# An LRN for any parser\n")
-    print(f"Printed by `python benchmarks/any_parser.py --data CamVid --parsers {' '.join(parsers)} --steps {steps}`,")
-    print(
-        f"seed {SEED}, on {machine()}. CamVid val, {len(blocks)} blocks. No row's LRN saw the parser that it follows."
+    print(f"Printed by `python benchmarks/any_parser.py --parsers {' '.join(folders)} --steps {steps} ...`,")
+    print(f"seed {SEED}, on {machine()}. No row's LRN saw the parser that it follows.")
+    with ProgressReporter() as reporter:
+        for family, name in reversed(firsts.items()):
+            others = [folder for other, folder in folders.items() if family_of(other) != family]
+            lrn = learned_from(data, others, output / f"without_{family}", steps, reporter)
+            views = stored(data, folders[name], "val")
+            print_table(f"{name} on CamVid's val", lrn, views, blocks_of(val.names), output / name, reporter)
+        lrn = learned_from(data, list(folders.values()), output / "all", steps, reporter)
+        save(lrn, output / "any_lrn.safetensors", about, half=True)
+        for name, parser, dataset in unseen(cityscapes, ade20k, weights):
+            folder = output / name
+            store(name, parser, dataset, folder / "confidences", reporter)
+            views = ConfidenceViews(Confidences(dataset, folder / "confidences"))
+            print_table(name, lrn, views, [[index] for index in range(len(dataset))], folder, reporter)
+
+
+def print_table(
+    title: str, lrn: nn.Module, views: ConfidenceViews, blocks: Blocks, folder: Path, reporter: Reporter
+) -> None:
+    """A parser by itself, with the CRF, and with the LRN."""
+    networks = {"front": Cascade(), "CRF, one setting for all": FullyConnectedCRF(), "LRN for any parser": lrn}
+    rows = {
+        name: [measured(network, views, folder / f"{name}.safetensors", reporter=reporter)]
+        for name, network in networks.items()
+    }
+    print(f"\n## {title}\n\n{len(views)} images, {len(blocks)} blocks.\n")
+    print(as_markdown(rows, len(views.confidences.dataset.classes), blocks), flush=True)
+
+
+def unseen(cityscapes: Path, ade20k: Path, weights: Path) -> Iterator[Unseen]:
+    """Those of Cityscapes see the image halved, as their authors do."""
+    streets = Joined(Cityscapes(cityscapes, "train"), Cityscapes(cityscapes, "val"))
+    espnet = load_espnet(weights / "espnet_p2q8_cityscapes.safetensors")
+    espnetv2 = load_espnetv2(weights / "espnetv2_s2.0_cityscapes.safetensors")
+    half = (0.5, 0.5, 0.5)
+    deeplab = weights / "deeplabv3_mobilenetv2_ade20k.tflite"
+    yield Unseen("ESPNet on Cityscapes", MultiScale(espnet, scales=(0.5,), flip=False), streets)
+    yield Unseen("ESPNetv2 on Cityscapes", MultiScale(espnetv2, scales=(0.5,), flip=False), streets)
+    yield Unseen(
+        "DeepLab on ADE20K", from_file(deeplab, mean=half, std=half, keep_aspect=True, void=0), ADE20K(ade20k, "val")
     )
-    for name, table in tables.items():
-        print(f"\n## {name}\n")
-        print(as_markdown(table, len(val.classes), blocks))
 
 
-def rows(
-    data: Path, folders: Mapping[str, Path], name: str, output: Path, steps: int, reporter: Reporter
-) -> dict[str, list[Measured]]:
-    """After one parser: itself, the CRF, and an LRN that learned from the others."""
-    others = [folder for other, folder in folders.items() if family_of(other) != family_of(name)]
-    networks = {
-        "front": Cascade(),
-        "CRF, one setting for all": FullyConnectedCRF(),
-        "LRN for any parser": learned_from(data, others, output / f"without_{family_of(name)}", steps, reporter),
-    }
-    views = stored(data, folders[name], "val")
-    return {
-        title: [measured(network, views, output / name / f"{title}.safetensors", reporter=reporter)]
-        for title, network in networks.items()
-    }
+def store(name: str, parser: nn.Module, dataset: Dataset, folder: Path, reporter: Reporter) -> None:
+    reporter.stage(f"confidences, {name}", len(dataset))
+    with torch.inference_mode():
+        store_confidences(parser.eval(), dataset, folder, [View()], name, on_image=reporter.advance)
 
 
 def family_of(name: str) -> str:

@@ -1,12 +1,14 @@
 """LRN for any classes."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from networks import SIZES, random, random_logits
 from rectiseg.models.checkpoint import load, save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
+from rectiseg.models.class_agnostic import ClassAgnosticLRN, evidence
 from rectiseg.ops.propagate import propagate
 from rectiseg.types import Refiner
 
@@ -14,7 +16,7 @@ from rectiseg.types import Refiner
 def lively(neighborhood: int = 5) -> ClassAgnosticLRN:
     """Far from the identity."""
     torch.manual_seed(5)
-    lrn = ClassAgnosticLRN(neighborhood, widths=(6, 7)).eval()
+    lrn = ClassAgnosticLRN(neighborhood, widths=(6, 7), dilations=(3, 1), features=2).eval()
     nn.init.normal_(lrn.head.weight, std=0.5)
     return lrn
 
@@ -48,8 +50,8 @@ def test_what_a_neighbour_says_is_seen_at_its_place():
     logits = torch.zeros(1, 3, 9, 9)
     logits[:, 0] = 20
     logits[:, :, 4, 4] = torch.tensor([0.0, 20.0, 0.0])
-    evidence = ClassAgnosticLRN().evidence(torch.zeros(1, 3, 9, 9), logits)[0, 7:]
-    agrees, first = evidence[0::3], evidence[1::3]
+    comparisons = evidence(torch.zeros(1, 3, 9, 9), logits)[0, 7:]
+    agrees, first = comparisons[0::3], comparisons[1::3]
     for channel, (down, right) in enumerate([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]):
         for maps in (agrees[channel], first[channel]):
             assert maps[4, 4] < 1e-6  # no neighbour of it agrees
@@ -59,15 +61,46 @@ def test_what_a_neighbour_says_is_seen_at_its_place():
         assert far[4 - down, 4 - right] > 0.99
 
 
-def test_an_untrained_one_keeps_nine_tenths_of_the_centre():
-    coefficients = ClassAgnosticLRN().eval().coefficients(random(1, 3, 9, 9), random_logits(1, 4, 9, 9))
-    torch.testing.assert_close(coefficients[0, 24, 4, 4], torch.tensor(0.9), atol=0.02, rtol=0)
+def test_an_untrained_one_does_not_average_across_an_edge():
+    """Of two colours, each one's confidences stay on its own side."""
+    image = torch.zeros(1, 3, 24, 40)
+    image[..., 17:] = 1
+    logits = random_logits(1, 4, 24, 40)
+    torch.manual_seed(5)
+    lrn = ClassAgnosticLRN().eval()
+    whole, left, right = (lrn(*pair) for pair in ((image, logits), *halves(image, logits, 17)))
+    away = torch.cat([left[..., :-4], right[..., 4:]], dim=-1)  # what convolutions see of the other side changes little
+    torch.testing.assert_close(torch.cat([whole[..., :13], whole[..., 21:]], dim=-1), away, atol=0.05, rtol=0)
 
 
-def test_its_answer_is_equation_5():
+def halves(image: Tensor, logits: Tensor, column: int) -> list[tuple[Tensor, Tensor]]:
+    return [(image[..., side], logits[..., side]) for side in (slice(0, column), slice(column, None))]
+
+
+def test_its_answer_is_equation_5_once_for_every_dilation():
     image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
     lrn = lively()
-    torch.testing.assert_close(lrn(image, logits), propagate(logits, lrn.coefficients(image, logits)))
+    wide, near = lrn.coefficients(image, logits)
+    expected = torch.zeros_like(logits)
+    for place, weight in enumerate(wide.unbind(dim=1)):
+        down, right = (3 * (step - 2) for step in divmod(place, 5))
+        for y, x in product(range(13), range(7)):
+            if 0 <= y + down < 13 and 0 <= x + right < 7:
+                expected[..., y, x] += weight[..., y, x] * logits[..., y + down, x + right]
+    torch.testing.assert_close(wide.sum(dim=1), torch.ones(1, 13, 7))
+    torch.testing.assert_close(lrn(image, logits), propagate(expected, near))
+
+
+def test_where_all_are_likeliest_of_one_class_no_label_changes():
+    image, logits = random(2, 3, 33, 41), random_logits(2, 4, 33, 41)
+    logits[:, 2] = logits.amax(dim=1) + 0.01
+    assert (lively()(image, logits).argmax(dim=1) == 2).all()
+
+
+@pytest.mark.parametrize("side", [0, 4])
+def test_a_neighborhood_without_a_centre_is_refused(side: int):
+    with pytest.raises(ValueError, match=f"odd and positive, not {side}"):
+        ClassAgnosticLRN(side)
 
 
 def test_one_class_is_refused():

@@ -12,7 +12,6 @@ from torch import nn
 from networks import random, random_logits
 from rectiseg.data.datasets import CamVid
 from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.contested import contested, label_map, multiply_adds
 from rectiseg.models.lrn import LRN
 from rectiseg.types import Logits
@@ -35,7 +34,6 @@ LRNS = {
     "logits": LRN(4, 5, widths=(6, 7)),
     "probabilities": LRN(4, 5, widths=(6, 7), propagates="probabilities"),
     "zeros at the border": LRN(4, 3, widths=(6,), border="zeros"),
-    "any classes": ClassAgnosticLRN(7, widths=(6, 7, 5)),
 }
 
 

@@ -182,7 +182,7 @@ def test_every_refiner_is_exported_alone(name: str, tmp_path: Path):
 
 
 def test_a_refiner_for_any_classes_stays_one(tmp_path: Path):
-    refiner, path = lively(lambda: ClassAgnosticLRN(3, (4,))), tmp_path / "refiner.onnx"
+    refiner, path = lively(lambda: ClassAgnosticLRN(3, (4,), dilations=(2, 1), features=2)), tmp_path / "refiner.onnx"
     export(refiner, path)
     assert about(path)["num_classes"] is None
     for classes in (3, 7):

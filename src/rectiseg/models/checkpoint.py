@@ -31,15 +31,9 @@ from rectiseg.models.resnet import ResNet
 from rectiseg.models.zoo.espnet import ESPNet
 from rectiseg.models.zoo.espnetv2 import ESPNetv2
 
-KINDS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (
-        *(SceneParser, Cascade, Parallel),
-        *(Front, ESPNet, ESPNetv2, MultiScale, Ensemble),
-        *(GRN, LRN, ClassAgnosticLRN, MultiScaleContext, FullyConnectedCRF),
-        *(ResNet, EfficientNetLite),
-    )
-}
+REFINERS = (Cascade, Parallel, GRN, LRN, ClassAgnosticLRN, MultiScaleContext, FullyConnectedCRF)
+PARSERS = (SceneParser, Front, ESPNet, ESPNetv2, MultiScale, Ensemble)
+KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, *REFINERS, ResNet, EfficientNetLite)}
 FORMAT = 1
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
 """CamVid's eleven classes; docs/model_card.md says what it is worth."""
@@ -134,7 +128,7 @@ def load_refiner(path: str | Path | None = None) -> nn.Module:
     if isinstance(model, SceneParser):
         assert isinstance(model.refiner, nn.Module)  # what was saved is one
         return model.refiner
-    if not isinstance(model, GRN | LRN | MultiScaleContext | FullyConnectedCRF | Cascade | Parallel | ExportedRefiner):
+    if not isinstance(model, (*REFINERS, ExportedRefiner)):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which refines nothing; a refiner is needed here")
     return model
 

@@ -1,14 +1,18 @@
 """An LRN for any parser and any classes: it sees how sure and how alike the confidences are, not whose they are."""
 
-from typing import Literal
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from rectiseg.models.lrn import LRN, NARROW, Evidence
-from rectiseg.types import Image, Logits
+from rectiseg.models.lrn import NARROW, Evidence, layer
+from rectiseg.ops.propagate import mask_border, propagate
+from rectiseg.ops.similarity import apart, squared_distances
+from rectiseg.types import Coefficients, Image, Logits
 
 NEAR, FAR = 1, 3
 """How many pixels apart neighbours are that a pixel is compared with, in each of eight directions."""
@@ -19,41 +23,92 @@ LIKELIEST = 3
 COMPARED = 2
 """And at its neighbours so many of its own likeliest classes."""
 
+CENTER_BIAS = 1.0
+"""The paper's, of Eq. 6."""
+
+COLOR, APPEARANCE = 200.0, 0.1
+"""What a squared distance takes from a neighbour's score before training: two colours 0.07 apart lose 1."""
+
 Comparison = Float[Tensor, "batch directions height width"]
 
 
-class ClassAgnosticLRN(LRN):
-    """LRN whose evidence neither knows the number of the classes nor their order.
+class ClassAgnosticLRN(nn.Module):
+    """An LRN that neither knows the number of the classes nor their order, and looks farther.
 
     Eq. 4's coefficients are shared by all classes; only the first convolution of the paper's network knows them. Here
     it sees the image and, of the probabilities p, their largest three, how sure they are (the sum of p^2), the product
     p(x) p(y) with neighbours y, and what y gives to the two likeliest classes of x. Another order of the classes gives
-    the same coefficients, but for pixels whose second and third class tie. One class raises ValueError.
+    the same coefficients, but for pixels whose second and third class tie.
+
+    Eq. 5 is taken once for every dilation, each on the last one's result, with neighbours that lie so many pixels
+    apart. From their scores the squared distances between the pixels' colours, and between learned ``features`` of the
+    image around them, are taken first, each times a learned multiple: what is on an object's other side counts
+    little, as in Krähenbühl and Koltun's dense CRF (NeurIPS 2011). A side m that is even or not positive raises
+    ValueError, and so do confidences of one class.
     """
+
+    loss_weights = (1.0,)
 
     def __init__(
         self,
-        neighborhood: int = 7,
+        neighborhood: int = 5,
         widths: tuple[int, ...] = NARROW,
-        center_bias: float | None = None,
-        propagates: Literal["logits", "probabilities"] = "logits",
-        border: Literal["masked", "zeros"] = "masked",
+        dilations: tuple[int, ...] = (16, 8, 4, 2, 1),
+        features: int = 8,
     ):
-        super().__init__(0, neighborhood, widths, center_bias, propagates, border)
+        super().__init__()
+        if neighborhood < 1 or neighborhood % 2 == 0:
+            raise ValueError(f"the neighbourhood's side m is odd and positive, not {neighborhood}")
+        self.neighborhood = neighborhood
+        self.widths = tuple(widths)
+        self.dilations = tuple(dilations)
+        self.features = features
+        channels = (EVIDENCE_CHANNELS, *widths)
+        self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
+        self.head = nn.Conv2d(channels[-1], len(dilations) * neighborhood**2, 3, padding=1)
+        wide = 2 * features
+        self.appearance = nn.Sequential(
+            *layer(3, wide), *layer(wide, wide), *layer(wide, wide), nn.Conv2d(wide, features, 3, padding=1)
+        )
+        self.log_multiples = nn.Parameter(torch.tensor([[COLOR], [APPEARANCE]]).log().repeat(1, len(dilations)))
+        self.initialize_as_bilateral_filter()
 
-    @property
-    def evidence_channels(self) -> int:
-        return 3 + LIKELIEST + 1 + len(OFFSETS) * (1 + COMPARED)
+    def initialize_as_bilateral_filter(self) -> None:
+        assert self.head.bias is not None
+        nn.init.normal_(self.head.weight, std=0.001)
+        nn.init.zeros_(self.head.bias)
+        self.head.bias.data.view(len(self.dilations), -1)[:, self.neighborhood**2 // 2] = CENTER_BIAS
 
-    def evidence(self, image: Image, logits: Logits) -> Evidence:
-        """What the convolutions see: the image and what is said of the classes without naming them."""
-        if logits.shape[1] < 2:
-            raise ValueError("confidence maps of one class leave nothing to refine: give one map for each class")
-        probabilities = logits.softmax(dim=1)
-        likeliest, classes = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
-        likeliest = F.pad(likeliest, (0, 0, 0, 0, 0, LIKELIEST - likeliest.shape[1]))
-        sureness = probabilities.square().sum(dim=1, keepdim=True)
-        return torch.cat([image, likeliest, sureness, *compared(probabilities, classes[:, :COMPARED])], dim=1)
+    def coefficients(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
+        """Eq. 4, for one dilation after the other."""
+        scores = self.head(self.body(evidence(image, logits))).chunk(len(self.dilations), dim=1)
+        appearance = self.appearance(image)
+        multiples = (0.5 * self.log_multiples).exp().unbind(dim=1)
+        for dilation, own, (color, looks) in zip(self.dilations, scores, multiples, strict=True):
+            features = torch.cat([color * image, looks * appearance], dim=1)
+            distances = apart(partial(squared_distances, side=self.neighborhood), dilation, features)
+            masked = mask_border(own - distances, dilation)
+            yield masked.to(logits.dtype).softmax(dim=1)
+
+    def supervised(self, image: Image, logits: Logits) -> list[Logits]:
+        """Every map that the loss looks at; the last one is the answer."""
+        for dilation, coefficients in zip(self.dilations, self.coefficients(image, logits), strict=True):
+            logits = apart(propagate, dilation, logits, coefficients)
+        return [logits]
+
+    def forward(self, image: Image, logits: Logits) -> Logits:
+        return self.supervised(image, logits)[-1]
+
+
+def evidence(image: Image, logits: Logits) -> Evidence:
+    """What the convolutions see: the image and what is said of the classes without naming them."""
+    if logits.shape[1] < 2:
+        raise ValueError("confidence maps of one class leave nothing to refine: give one map for each class")
+    probabilities = logits.softmax(dim=1)
+    likeliest, classes = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
+    likeliest = F.pad(likeliest, (0, 0, 0, 0, 0, LIKELIEST - likeliest.shape[1]))
+    sureness = probabilities.square().sum(dim=1, keepdim=True)
+    return torch.cat([image, likeliest, sureness, *compared(probabilities, classes[:, :COMPARED])], dim=1)
 
 
 OFFSETS = [
@@ -63,6 +118,7 @@ OFFSETS = [
     for right in (-1, 0, 1)
     if (down, right) != (0, 0)
 ]
+EVIDENCE_CHANNELS = 3 + LIKELIEST + 1 + len(OFFSETS) * (1 + COMPARED)
 
 
 def compared(probabilities: Logits, classes: Tensor) -> list[Comparison]:

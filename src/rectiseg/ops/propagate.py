@@ -39,11 +39,11 @@ def propagate_reference(logits: Logits, coefficients: Coefficients) -> Logits:
     return refined
 
 
-def mask_border(scores: Coefficients) -> Coefficients:
-    """Before Eq. 4's softmax: no weight for neighbours that lie outside the image."""
+def mask_border(scores: Coefficients, dilation: int = 1) -> Coefficients:
+    """Before Eq. 4's softmax: no weight for neighbours, so many pixels apart, that lie outside the image."""
     height, width = scores.shape[-2:]
     side = neighborhood_of(scores)
-    offset = torch.arange(side, device=scores.device) - side // 2
+    offset = dilation * (torch.arange(side, device=scores.device) - side // 2)
     row = torch.arange(height, device=scores.device) + offset[:, None]  # (side, height)
     column = torch.arange(width, device=scores.device) + offset[:, None]  # (side, width)
     row_inside, column_inside = (row >= 0) & (row < height), (column >= 0) & (column < width)
