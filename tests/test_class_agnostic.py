@@ -46,11 +46,12 @@ def test_classes_without_probability_change_nothing():
 
 
 def test_what_a_neighbour_says_is_seen_at_its_place():
-    """One pixel is of another class than all others."""
+    """Halved, one pixel is of another class than all others."""
     logits = torch.zeros(1, 3, 9, 9)
     logits[:, 0] = 20
     logits[:, :, 4, 4] = torch.tensor([0.0, 20.0, 0.0])
-    comparisons = evidence(torch.zeros(1, 3, 9, 9), logits)[0, 7:]
+    doubled = logits.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    comparisons = evidence(torch.zeros(1, 3, 18, 18), doubled)[0, 7:]
     agrees, first = comparisons[0::3], comparisons[1::3]
     for channel, (down, right) in enumerate([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]):
         for maps in (agrees[channel], first[channel]):

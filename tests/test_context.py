@@ -111,8 +111,8 @@ def test_it_learns_to_outvote_wrong_cells() -> None:
     torch.manual_seed(0)
     image, logits, labels = noisy_halves()
     module = MultiScaleContext(3)
-    loss = StageLoss(module)
-    optimizer = make_optimizer(module, Settings(phases=((1, 1.0),), crop=(48, 56)))
+    settings = Settings(phases=((1, 1.0),), crop=(48, 56))
+    loss, optimizer = StageLoss(module, settings), make_optimizer(module, settings)
     optimizer.param_groups[0]["lr"] = 0.02
     losses = []
     for _ in range(15):

@@ -31,22 +31,25 @@ def test_every_supervised_map_adds_its_weight():
     stage, image = Three(), torch.rand(1, 3, 6, 7)
     labels = torch.randint(K, (1, 6, 7))
     first, last = (F.cross_entropy(scale * stage.head(image), labels, reduction="sum") for scale in (1, 3))
-    torch.testing.assert_close(StageLoss(stage)(labels, image), 0.25 * first + 2 * last)
+    torch.testing.assert_close(StageLoss(stage, PLAIN)(labels, image), 0.25 * first + 2 * last)
 
 
-def test_the_lovász_loss_joins_with_every_image_s_valid_pixels():
+def test_the_lovász_loss_joins_with_every_image_s_valid_pixels_as_much_as_is_said():
     torch.manual_seed(0)
     stage, image = one_convolution(), torch.rand(2, 3, 6, 7)
     labels = torch.randint(K, (2, 6, 7))
     labels[1, 2:] = IGNORE_INDEX
     of_images = lovasz_softmax(stage(image), labels)
-    expected = StageLoss(stage)(labels, image) + 0.5 * (42 * of_images[0] + 14 * of_images[1])
-    torch.testing.assert_close(StageLoss(stage, lovasz=0.5)(labels, image), expected)
+    expected = StageLoss(stage, PLAIN)(labels, image) + 0.5 * (42 * of_images[0] + 14 * of_images[1])
+    settings = replace(PLAIN, lovasz=0.5)
+    torch.testing.assert_close(StageLoss(stage, settings)(labels, image), expected)
+    with_less = StageLoss(stage, replace(settings, cross_entropy=0.1))(labels, image)
+    torch.testing.assert_close(with_less, expected - 0.9 * StageLoss(stage, PLAIN)(labels, image))
 
 
 def test_class_weights_weigh_pixels_and_leave_the_weights_file():
     weights = (0.0, *[1.0] * (K - 1))
-    loss = StageLoss(one_convolution(), weights)
+    loss = StageLoss(one_convolution(), replace(PLAIN, class_weights=weights))
     sky = torch.zeros(1, 6, 7, dtype=torch.int64)
     assert loss(sky, torch.rand(1, 3, 6, 7)) == 0
     assert "class_weights" not in loss.state_dict()

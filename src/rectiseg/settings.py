@@ -25,7 +25,8 @@ class Settings:
     frozen_batch_norm: bool = False
     clip: float | None = 1.0  # the gradient's norm
     class_weights: tuple[float, ...] | None = None
-    lovasz: float = 0.0  # of the Lovász-Softmax loss, beside cross-entropy
+    cross_entropy: float = 1.0  # of the loss: where confidences are too sure, it asks for doubt before all else
+    lovasz: float = 0.0  # of the Lovász-Softmax loss, beside it
     anneal_auxiliary: bool = False  # GRN's auxiliary weight falls to 0 on the way to the last step
     precision: Literal["no", "bf16"] = "no"
     validate_every: int = 1  # epochs

@@ -42,16 +42,17 @@ class Batch(NamedTuple):
 
 
 class StageLoss(nn.Module):
-    """Sum of cross-entropies over the valid pixels of every supervised map, each with the stage's weight for it.
+    """Sum of the losses of every supervised map, each with the stage's weight for it.
 
-    ``lovasz`` adds so much of the Lovász-Softmax loss, an image's times its valid pixels.
+    Cross-entropy over the valid pixels, and the Lovász-Softmax loss, an image's times its valid pixels: as much of each
+    as the settings say.
     """
 
-    def __init__(self, stage: nn.Module, class_weights: tuple[float, ...] | None = None, lovasz: float = 0.0):
+    def __init__(self, stage: nn.Module, settings: Settings):
         super().__init__()
         self.stage = stage
-        self.lovasz = lovasz
-        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.settings = settings
+        weights = None if settings.class_weights is None else torch.tensor(settings.class_weights)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -68,9 +69,10 @@ class StageLoss(nn.Module):
 
     def of_one(self, logits: Logits, labels: LabelMap) -> Tensor:
         loss = F.cross_entropy(logits, labels, self.class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
-        if self.lovasz:
+        loss = self.settings.cross_entropy * loss
+        if self.settings.lovasz:
             valid = (labels != IGNORE_INDEX).sum(dim=(1, 2))
-            loss = loss + self.lovasz * (valid * lovasz_softmax(logits, labels)).sum()
+            loss = loss + self.settings.lovasz * (valid * lovasz_softmax(logits, labels)).sum()
         return loss
 
 
@@ -106,7 +108,7 @@ class Run:
         self.best = -math.inf
         self.seconds = 0.0
         optimizer = make_optimizer(self.stage, settings)
-        loss = StageLoss(self.stage, settings.class_weights, settings.lovasz)
+        loss = StageLoss(self.stage, settings)
         self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
 
     @property

@@ -1,6 +1,6 @@
 """An LRN for any parser and any classes: it sees how sure and how alike the confidences are, not whose they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -9,13 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rectiseg.models.lrn import NARROW, Evidence, layer
+from rectiseg.models.lrn import layer
 from rectiseg.ops.propagate import mask_border, propagate
 from rectiseg.ops.similarity import apart, squared_distances
 from rectiseg.types import Coefficients, Image, Logits
 
+HALVING = 2
+"""So many pixels, in rows and in columns, the convolutions see as one."""
+
 NEAR, FAR = 1, 3
-"""How many pixels apart neighbours are that a pixel is compared with, in each of eight directions."""
+"""How far apart neighbours are that a pixel is compared with, in each of eight directions."""
 
 LIKELIEST = 3
 """So many of a pixel's largest probabilities are seen."""
@@ -29,6 +32,7 @@ CENTER_BIAS = 1.0
 COLOR, APPEARANCE = 200.0, 0.1
 """What a squared distance takes from a neighbour's score before training: two colours 0.07 apart lose 1."""
 
+Evidence = Float[Tensor, "batch channels rows columns"]
 Comparison = Float[Tensor, "batch directions height width"]
 
 
@@ -40,20 +44,20 @@ class ClassAgnosticLRN(nn.Module):
     p(x) p(y) with neighbours y, and what y gives to the two likeliest classes of x. Another order of the classes gives
     the same coefficients, but for pixels whose second and third class tie.
 
-    Eq. 5 is taken once for every dilation, each on the last one's result, with neighbours that lie so many pixels
-    apart. From their scores the squared distances between the pixels' colours, and between learned ``features`` of the
-    image around them, are taken first, each times a learned multiple: what is on an object's other side counts
-    little, as in Krähenbühl and Koltun's dense CRF (NeurIPS 2011). A side m that is even or not positive raises
-    ValueError, and so do confidences of one class.
+    The convolutions see image and confidences halved. Eq. 5 is taken once for every dilation, each on the last one's
+    result, with neighbours that lie so many pixels apart. From their scores the squared distances between the pixels'
+    colours are taken first, and between learned ``features`` of the image around them, each times a learned multiple:
+    what is on an object's other side counts little, as in Krähenbühl and Koltun's dense CRF (NeurIPS 2011). A side m
+    that is even or not positive raises ValueError, and so do confidences of one class.
     """
 
     loss_weights = (1.0,)
 
     def __init__(
         self,
-        neighborhood: int = 5,
-        widths: tuple[int, ...] = NARROW,
-        dilations: tuple[int, ...] = (16, 8, 4, 2, 1),
+        neighborhood: int = 3,
+        widths: tuple[int, ...] = (32, 32, 32, 64, 64, 64),
+        dilations: tuple[int, ...] = (16, 8, 4, 2, 1, 1),
         features: int = 8,
     ):
         super().__init__()
@@ -81,14 +85,22 @@ class ClassAgnosticLRN(nn.Module):
 
     def coefficients(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
         """Eq. 4, for one dilation after the other."""
-        scores = self.head(self.body(evidence(image, logits))).chunk(len(self.dilations), dim=1)
         appearance = self.appearance(image)
         multiples = (0.5 * self.log_multiples).exp().unbind(dim=1)
+        scores = self.scores(image, logits)
         for dilation, own, (color, looks) in zip(self.dilations, scores, multiples, strict=True):
             features = torch.cat([color * image, looks * appearance], dim=1)
             distances = apart(partial(squared_distances, side=self.neighborhood), dilation, features)
             masked = mask_border(own - distances, dilation)
             yield masked.to(logits.dtype).softmax(dim=1)
+
+    def scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
+        """What the convolutions say of every dilation's neighbours."""
+        height, width = image.shape[-2:]
+        halved = self.head(self.body(evidence(image, logits)))
+        size = (HALVING * halved.shape[-2], HALVING * halved.shape[-1])
+        scores = F.interpolate(halved, size, mode="bilinear", align_corners=False)
+        return scores[..., :height, :width].chunk(len(self.dilations), dim=1)
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
@@ -101,10 +113,12 @@ class ClassAgnosticLRN(nn.Module):
 
 
 def evidence(image: Image, logits: Logits) -> Evidence:
-    """What the convolutions see: the image and what is said of the classes without naming them."""
+    """What the convolutions see, halved: the image and what is said of the classes without naming them."""
     if logits.shape[1] < 2:
         raise ValueError("confidence maps of one class leave nothing to refine: give one map for each class")
-    probabilities = logits.softmax(dim=1)
+    image, probabilities = (
+        F.avg_pool2d(maps, HALVING, ceil_mode=True, count_include_pad=False) for maps in (image, logits.softmax(dim=1))
+    )
     likeliest, classes = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
     likeliest = F.pad(likeliest, (0, 0, 0, 0, 0, LIKELIEST - likeliest.shape[1]))
     sureness = probabilities.square().sum(dim=1, keepdim=True)
