@@ -26,7 +26,7 @@ Labels = Int[Tensor, "height width"]
 
 
 DISPLACED_TOGETHER, MISTAKEN_TOGETHER = 24, 32
-"""Pixels: how far apart imagined boundaries are off differently, and how large imagined mistakes are."""
+"""Pixels: how far apart boundaries are off differently, and how large imagined mistakes are."""
 
 BOLDNESS = 3.0
 """How abruptly an imagined mistake begins."""
@@ -43,7 +43,8 @@ class Changes:
     """How often, and how much, confidences are made into another parser's."""
 
     imagining: float = 0.1  # how often the labels are taken for a parser's answer, with mistakes
-    displacement: float = 3.0  # pixels by which its boundaries are off, in the mean and at most
+    displacing: float = 0.5  # how often a parser's answer is moved, here one way, there another
+    displacement: float = 3.0  # by up to so many pixels in the mean
     mistaken: float = 0.1  # of its area, at most
     favor: float = 1.0  # by which each class's logits are off: it grows or shrinks where it meets others
     merging: float = 0.5  # how often classes become one
@@ -69,6 +70,8 @@ class AnyParserViews:
         (image, logits), labels = parser.view(index, settings, generator)
         if happens(self.changes.imagining, generator):
             logits = imagined(labels, len(logits), self.changes, generator)
+        elif happens(self.changes.displacing, generator):
+            logits = displaced(logits, self.changes, generator)
         logits, labels = varied(logits, labels, self.changes, generator)
         return (image, logits), labels
 
@@ -85,11 +88,7 @@ def imagined(
     Where nobody annotated, all classes are equally likely.
     """
     height, width = labels.shape
-    amount = changes.displacement * float(torch.rand((), generator=generator))
-    down, right = amount * smooth_noise(2, (height, width), DISPLACED_TOGETHER, generator)
-    rows = (torch.arange(height)[:, None] + down).round().long().clamp(0, height - 1)
-    columns = (torch.arange(width) + right).round().long().clamp(0, width - 1)
-    moved = labels[rows, columns]
+    moved = displaced(labels, changes, generator)
     known = moved != IGNORE_INDEX
     said = F.one_hot(moved.where(known, 0), num_classes).permute(2, 0, 1).float()
     said = torch.where(known, said, torch.tensor(1 / num_classes))
@@ -102,6 +101,16 @@ def imagined(
     said = F.avg_pool2d(said[None], reach, stride=1, padding=reach // 2, count_include_pad=False)[0]
     favor = changes.favor * torch.randn(num_classes, 1, 1, generator=generator)
     return said.clamp(min=SURE).log() + favor
+
+
+def displaced(maps: Tensor, changes: Changes, generator: Generator) -> Tensor:
+    """Maps (..., H, W) whose boundaries are off."""
+    height, width = maps.shape[-2:]
+    amount = changes.displacement * float(torch.rand((), generator=generator))
+    down, right = amount * smooth_noise(2, (height, width), DISPLACED_TOGETHER, generator)
+    rows = (torch.arange(height)[:, None] + down).round().long().clamp(0, height - 1)
+    columns = (torch.arange(width) + right).round().long().clamp(0, width - 1)
+    return maps[..., rows, columns]
 
 
 def smooth_noise(
