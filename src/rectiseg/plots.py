@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
@@ -24,6 +24,7 @@ SWATCH = 12
 SCALE = 2  # a PNG has so many pixels for each of a plot's
 
 
+@runtime_checkable
 class Canvas(Protocol):
     """What a plot is drawn on, in pixels from the top left."""
 

@@ -25,7 +25,7 @@ def reliability(
     right = (prediction == labels)[valid].double()
     places = (sure * bins).long().clamp(0, bins - 1)
     columns = [places.bincount(weights, bins) for weights in (torch.ones_like(sure), sure, right)]
-    return torch.stack(columns, dim=-1)
+    return torch.stack(columns, dim=-1).double()  # of no pixels they are whole numbers
 
 
 def expected_calibration_error(counts: Reliability) -> float:

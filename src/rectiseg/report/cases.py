@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class Case(NamedTuple):
     truth: OneLabelMap
 
 
+@runtime_checkable
 class Cases(Protocol):
     """Cases by index. ``titles`` say what "before" and "after" are."""
 

@@ -85,7 +85,7 @@ def measure(cases: Cases, reporter: Reporter) -> Measured:
 def worst_and_best(measured: Measured, count: int) -> dict[str, list[Outcome]]:
     """Titled lists of so many images each: by gain in mean IoU, or without annotation by how much changed."""
     if measured.labelled:
-        low, high = "Lost most", "Gained most"
+        low, high = "Gained least", "Gained most"
         ranked = sorted((one for one in measured.outcomes if not math.isnan(one.gain)), key=lambda one: one.gain)
     else:
         low, high = "Changed most", "Changed least"

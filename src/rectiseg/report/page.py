@@ -51,7 +51,9 @@ def tables(cases: Cases, measured: Measured) -> str:
     unsure, sure = (expected_calibration_error(side.reliability) for side in (before, after))
     rows.append(row("expected calibration error", unsure, sure, better=-1))
     classes = [row(*entry) for entry in zip(titles, was.iou, now.iou, strict=True)]
-    return table("All images, per cent", rows) + table("IoU of every class, per cent", classes)
+    return table("All images: per cent, but for the count of wrong regions", rows) + table(
+        "IoU of every class, per cent", classes
+    )
 
 
 def plots(cases: Cases, measured: Measured) -> list[Plot]:
