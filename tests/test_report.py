@@ -126,7 +126,7 @@ def test_who_is_surer_than_right_has_the_difference_as_calibration_error():
 
 def test_the_page_needs_nothing_from_outside():
     text = written(Told())
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub("base64,[^\"]+", "", text))
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub('base64,[^"]+', "", text))
     parsed = Parsed(text)
     assert all((image["src"] or "").startswith("data:image/") for image in parsed.all("img"))
     assert not parsed.all("link")
@@ -243,13 +243,14 @@ def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(exit.value.code or 0)
 
 
-FILES = ("refined", "--images", "images", "--predictions", "predictions", "-o", "out/report.html")
+PAGE = (Path(__file__).parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
+((*FILES,),) = (command.split() for command in re.findall(r"^    rectiseg report (refined .+)$", PAGE, re.MULTILINE))
 
 
 def test_two_folders_of_predictions_make_a_page(folders: Path, monkeypatch):
     arguments = (*FILES, "--labels", "labels", "--classes", "classes.json")
     assert status_of(monkeypatch, *arguments) == 0
-    text = (folders / "out" / "report.html").read_text(encoding="utf-8")
+    text = (folders / "report.html").read_text(encoding="utf-8")
     assert "&lt;car&gt;" in text
     assert "before (predictions) and after (refined)" in text
     titles = [plot["aria-label"] for plot in Parsed(text).all("svg")]
@@ -258,7 +259,7 @@ def test_two_folders_of_predictions_make_a_page(folders: Path, monkeypatch):
 
 def test_without_labels_and_names_classes_are_numbered(folders: Path, monkeypatch):
     assert status_of(monkeypatch, *FILES) == 0
-    text = (folders / "out" / "report.html").read_text(encoding="utf-8")
+    text = (folders / "report.html").read_text(encoding="utf-8")
     assert "class 2" in text
     assert "Nothing is annotated" in text
 

@@ -7,6 +7,7 @@ import torch
 from rectiseg.visualize.refiners import (
     CELL,
     FRAME,
+    HEAT,
     MARGIN,
     SCALE,
     coefficient_map,
@@ -35,8 +36,9 @@ def one_hot(neighbor: int, side: int = 3) -> torch.Tensor:
 def test_the_neighbour_that_counts_is_brightest_at_its_place(neighbor: int, place: tuple[int, int]):
     picture = cells(coefficient_map(torch.full((3, 5, 6), 0.2), one_hot(neighbor), 2, 3))
     neighborhood = picture[MARGIN : MARGIN + 3, MARGIN : MARGIN + 3]
-    assert neighborhood[place].tolist() == BRIGHTEST
-    assert sum(color == BRIGHTEST for row in neighborhood.tolist() for color in row) == 1
+    bright, dark = ((HEAT * SCALE[end] + (1 - HEAT) * GREY).round().tolist() for end in (-1, 0))
+    assert neighborhood[place].tolist() == bright
+    assert neighborhood.reshape(-1, 3).tolist().count(dark) == 8
 
 
 def test_the_neighbourhood_lies_in_the_image_and_what_is_outside_of_that_is_white():

@@ -149,7 +149,7 @@ def heading(canvas: Canvas, title: str, names: Sequence[str]) -> None:
 
 
 def legend_width(names: Sequence[str]) -> int:
-    return sum(SWATCH + 5 + text_width(name) + 16 for name in names)
+    return sum(SWATCH + 5 + text_width(name) + 24 for name in names)
 
 
 def colors(count: int) -> list[str]:

@@ -28,6 +28,7 @@ SCALE = np.array(
 
 MARGIN = 4  # pixels of the image around the neighbourhood
 CELL = 24  # the side of an enlarged pixel
+HEAT = 0.7  # how much of a neighbour's colour is its weight's; the rest is the image's
 FRAME = (0, 200, 255)
 BAR = 14  # the height of a colour bar
 
@@ -35,7 +36,7 @@ BAR = 14  # the height of a colour bar
 def coefficient_map(
     image: OneImage, coefficients: Float[Tensor, "neighbors height width"], row: int, column: int
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """LRN's m x m coefficients (Eq. 4) of one pixel, as colours of the neighbours that they weigh.
+    """LRN's m x m coefficients (Eq. 4) of one pixel, as colours over the neighbours that they weigh.
 
     The neighbourhood lies in an enlarged crop of the image, where what is outside the image is white; the pixel itself
     has a frame. The brightest colour is the largest of these coefficients. A pixel outside the image raises ValueError.
@@ -48,7 +49,8 @@ def coefficient_map(
     padded = np.pad(to_pixels(image), ((reach, reach), (reach, reach), (0, 0)), constant_values=255)
     crop = padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1].copy()
     weights = coefficients[:, row, column].detach().cpu().float().numpy().reshape(side, side)
-    crop[MARGIN : MARGIN + side, MARGIN : MARGIN + side] = scale_colors(weights / weights.max())
+    neighbors = crop[MARGIN : MARGIN + side, MARGIN : MARGIN + side]
+    neighbors[:] = np.round(HEAT * scale_colors(weights / weights.max()) + (1 - HEAT) * neighbors)
     picture = PillowImage.fromarray(crop.repeat(CELL, axis=0).repeat(CELL, axis=1))
     corner = reach * CELL
     ImageDraw.Draw(picture).rectangle((corner, corner, corner + CELL - 1, corner + CELL - 1), outline=FRAME, width=3)
