@@ -24,7 +24,7 @@ def main(report: Positional[Path], picture: Positional[Path]) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 1240})
         page.goto(report.resolve().as_uri())
-        page.screenshot(path=picture, type="jpeg", quality=75, full_page=True)
+        page.screenshot(path=picture, type="jpeg", quality=55, full_page=True)
         browser.close()
 
 

@@ -252,7 +252,7 @@ def test_two_folders_of_predictions_make_a_page(folders: Path, monkeypatch):
     assert status_of(monkeypatch, *arguments) == 0
     text = (folders / "report.html").read_text(encoding="utf-8")
     assert "&lt;car&gt;" in text
-    assert "before (predictions) and after (refined)" in text
+    assert "Images: 3. Before: predictions. After: refined." in text
     titles = [plot["aria-label"] for plot in Parsed(text).all("svg")]
     assert "Reliability" in titles  # of the predictions, which say how sure they are
 

@@ -23,7 +23,7 @@ def page(cases: Cases, measured: Measured, about: str, count: int) -> str:
     return filled(
         "page.html",
         title="rectiseg report",
-        about=escape(f"{about}: {len(cases)} images, before ({before}) and after ({after})."),
+        about=escape(f"Of {about}. Images: {len(cases)}. Before: {before}. After: {after}."),
         tables=tables(cases, measured),
         plots=section("Plots", "plots", figures) if figures else "",
         examples="".join(examples),
