@@ -34,7 +34,7 @@ from rectiseg.train import StageName, Training
 
 ROOT = Path(__file__).parent.parent
 STREET = ROOT / "examples" / "street.jpg"
-COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor", "export")
+COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor", "export", "report")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,7 @@ def test_evaluate_measures_every_stage_and_writes_json(model: Path, scenes: Path
     assert list(rows) == ["front", "front +GRN", "front +GRN +LRN", "front +parser"]
     assert rows["front"] == rows["front +GRN"]  # untrained: the identity
     assert set(rows["front"]["iou"]) == set(SCENE_CLASSES)
+    assert Image.open(scores.with_suffix(".png")).format == "PNG"
     assert "mean IoU" in capsys.readouterr().out
 
 

@@ -40,6 +40,8 @@ BELOW = {
     "export": ["refinement"],
     "batch": ["inference"],
     "server": ["inference"],
+    "plots": [],
+    "report": ["evaluate", "plots"],
     "evaluate": ["inference", "progress", "boundaries", "consistency"],
     "settings": [],
     "views": ["settings", "data"],
@@ -53,7 +55,7 @@ BELOW = {
     "measured": ["views", "models.checkpoint", "machine", "progress", "boundaries", "consistency", "intervals"],
     "fit": ["measured", "recipes", "stage"],
     "table2": ["train", "measured", "held_out", "crf_search"],
-    "commands": ["refinement", "fit", "doctor", "table2", "train", "evaluate", "export", "batch", "server"],
+    "commands": ["refinement", "fit", "doctor", "table2", "train", "report", "export", "batch", "server"],
     "cli": ["commands"],
     "__main__": ["cli"],
 }

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from rectiseg.types import IGNORE_INDEX
-from rectiseg.visualize import GAP, LARGEST_TILE, LINE, SMALLEST_TILE, colorize, default_palette, overlay, panel
+from rectiseg.visualize import (
+    VERDICT_COLORS,
+    VERDICTS,
+    colorize,
+    default_palette,
+    error_delta,
+    overlay,
+    overlay_with_legend,
+    panel,
+    verdicts,
+)
+from rectiseg.visualize.panels import GAP, LARGEST_TILE, LINE, SMALLEST_TILE
 
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
 CLASSES = ("wall", "floor", "sky")
@@ -115,3 +126,39 @@ def test_every_class_needs_a_colour():
     image, stages = maps(2, 3)
     with pytest.raises(ValueError, match="2 classes and a palette of 3 colours"):
         panel(image, stages, CLASSES[:2], PALETTE)
+
+
+def test_a_pixels_verdict_is_its_colour_and_what_stayed_right_is_the_dim_image():
+    truth = np.array([[0, 0, 1, 2, 1, IGNORE_INDEX]])
+    before = np.array([[0, 1, 1, 0, 0, 0]])
+    after = np.array([[0, 0, 2, 0, 2, 1]])
+    picture = error_delta(torch.ones(3, 1, 6), before, after, truth)
+    names = [VERDICTS[kind] for kind in verdicts(before, after, truth)[0]]
+    assert names == ["right as before", "mended", "broken", "still wrong", "still wrong", "not annotated"]
+    assert picture[0].tolist() == [[142, 142, 142], *VERDICT_COLORS[[1, 2, 3, 3, 4]].tolist()]
+    green, red = VERDICT_COLORS[1].astype(int), VERDICT_COLORS[2].astype(int)
+    assert (green.argmax(), red.argmax()) == (1, 0)
+
+
+def test_verdicts_need_maps_of_one_size(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's shapes are not checked
+    labels = np.zeros((6, 7), int)
+    with pytest.raises(ValueError, match=r"\(6, 7\), \(6, 7\) and \(6, 8\): sizes must agree"):
+        verdicts(labels, labels, np.zeros((6, 8), int))
+
+
+def test_a_panel_with_the_truth_shows_what_was_mended_and_broken():
+    image, before = torch.ones(3, 4, 5), np.zeros((4, 5), int)
+    after, truth = before.copy(), before.copy()
+    truth[0, 0] = after[0, 0] = after[3, 4] = 2
+    stages = [("front", before), ("+LRN", after)]
+    mended, broken = tuple(VERDICT_COLORS[1].tolist()), tuple(VERDICT_COLORS[2].tolist())
+    assert {mended, broken} <= colors_of(panel(image, stages, CLASSES, PALETTE, truth))
+    assert not {mended, broken} & colors_of(panel(image, stages, CLASSES, PALETTE))
+
+
+def test_an_overlay_with_a_legend_has_the_pure_colours_of_the_classes_that_occur():
+    labels = np.array([[0, 0, 2, 2, IGNORE_INDEX]])
+    picture = overlay_with_legend(torch.ones(3, 1, 5), labels, CLASSES, PALETTE)
+    assert {(200, 0, 0), (0, 0, 200), (0, 0, 0)} <= colors_of(picture)
+    assert (0, 200, 0) not in colors_of(picture)

@@ -12,6 +12,7 @@ from rectiseg.commands.export import export
 from rectiseg.commands.fit import fit
 from rectiseg.commands.predict import predict
 from rectiseg.commands.refine import refine
+from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
 
@@ -28,6 +29,7 @@ def main() -> None:
         "table2": table2,
         "doctor": doctor,
         "export": export,
+        "report": report,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(

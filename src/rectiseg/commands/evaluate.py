@@ -40,7 +40,7 @@ def evaluate(
         scales: Measure the mean of what the whole model says of the image at each of these scales.
         flip: And of its mirror image.
         boundaries: Measure how well class boundaries are met, too, and count wrong regions.
-        json_file: Where to write the scores as JSON.
+        json_file: Where to write the scores as JSON, and beside it every class's IoU as a picture, .png.
         device: cpu, cuda, ...
     """
     from rich.console import Console
@@ -49,7 +49,9 @@ def evaluate(
     from rectiseg.data.registry import open_dataset
     from rectiseg.evaluate import as_json, as_table, boundary_measures, evaluate_parser
     from rectiseg.models.checkpoint import load_parser, load_refiner
+    from rectiseg.plots import as_picture
     from rectiseg.progress import ProgressReporter
+    from rectiseg.report.figures import iou_bars
 
     samples = open_dataset(dataset, data, split)
     parser = load_parser(model).to(device_named(device))
@@ -63,4 +65,6 @@ def evaluate(
     if json_file is not None:
         with atomic_path(json_file) as path:
             path.write_text(json.dumps(as_json(rows, samples.classes), indent=2) + "\n", encoding="utf-8")
+        with atomic_path(json_file.with_suffix(".png")) as path:
+            as_picture(iou_bars(rows, samples.classes)).save(path)
     return 0

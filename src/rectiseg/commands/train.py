@@ -39,7 +39,7 @@ def train(
         recipe: The experiment; src/rectiseg/recipes.py has its settings.
         dataset: The reader of the data set; the recipe's by default.
         data: The data set's folder (generated scenes need none).
-        output: Where weights, curves and stored confidences go; runs/RECIPE by default.
+        output: Where weights, curves (.csv, and .png at the end) and stored confidences go; runs/RECIPE by default.
         stages: What to train; stages before them are taken from the folder or trained too.
         seed: Decides weights, order and crops.
         refiner_seed: Another seed for all stages after the front, whose results lie beside the first's.
@@ -51,6 +51,7 @@ def train(
         save_memory: Take a batch image by image and compute activations twice instead of keeping them.
     """
     from rectiseg.progress import ProgressReporter
+    from rectiseg.report.figures import plot_trainings
     from rectiseg.train import Training
 
     with ProgressReporter() as reporter:
@@ -67,4 +68,6 @@ def train(
             grn_weights,
         )
         training.run(stages)
+    if training.accelerator.is_main_process:
+        plot_trainings(training.output)
     return 0

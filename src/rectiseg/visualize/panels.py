@@ -1,21 +1,16 @@
-"""Label maps to look at: palettes, overlays, before/after panels."""
+"""Pictures beside each other, with titles and a legend: before/after panels."""
 
 import math
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
-from torch import Tensor
 
 from rectiseg.types import IGNORE_INDEX
-
-OneImage = Float[Tensor, "3 height width"]
-OneLabelMap = Integer[np.ndarray, "height width"]
-Palette = UInt8[np.ndarray, "classes 3"]
-Pixels = UInt8[np.ndarray, "height width 3"]
+from rectiseg.visualize.overlays import changes, error_delta, overlay
+from rectiseg.visualize.palette import OneImage, OneLabelMap, Palette, Pixels, to_pixels
 
 GAP = 14  # pixels between the things of a panel
 TEXT_SIZE = 16
@@ -26,46 +21,6 @@ SMALLEST_TILE = 200  # smaller images are enlarged to about this
 SHAPE = 1.6  # a panel's width by its height, about
 
 
-def default_palette(num_classes: int) -> Palette:
-    """Colours that the eye tells apart: each one is the farthest, in OKLab, from grey and all before it.
-
-    A shorter palette is the beginning of a longer one.
-    """
-    levels = np.arange(0, 256, 17)
-    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    points = oklab(colors)
-    lightness, chroma = points[:, 0], np.linalg.norm(points[:, 1:], axis=1)
-    pleasant = (lightness > 0.45) & (lightness < 0.93) & (chroma < 0.23)  # neither black, nor white, nor glaring
-    colors, points = colors[pleasant], points[pleasant]
-    if not 0 < num_classes <= len(colors):
-        raise ValueError(f"a default palette has 1 to {len(colors)} colours, not {num_classes}; give your own")
-    distance = separation(points, np.array([0.7, 0.0, 0.0]))
-    chosen = []
-    for _ in range(num_classes):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, separation(points, points[chosen[-1]]))
-    return colors[chosen].astype(np.uint8)
-
-
-def colorize(labels: OneLabelMap, palette: Palette) -> Pixels:
-    """IGNORE_INDEX is black."""
-    ignored = labels == IGNORE_INDEX
-    known = np.where(ignored, 0, labels)
-    if known.size and not 0 <= known.min() <= known.max() < len(palette):
-        raise ValueError(f"labels {known.min()}..{known.max()} are outside the palette's 0..{len(palette) - 1}")
-    colors = palette[known]
-    colors[ignored] = 0
-    return colors
-
-
-def overlay(image: OneImage, labels: OneLabelMap, palette: Palette, opacity: float = 0.5) -> Pixels:
-    """The labels' colours over the image: 0 shows the image alone, 1 the colours alone."""
-    if tuple(image.shape[1:]) != labels.shape:
-        raise ValueError(f"the image is {tuple(image.shape[1:])} and its label map {labels.shape}: sizes must agree")
-    mixed = (1 - opacity) * to_pixels(image) + opacity * colorize(labels, palette)
-    return mixed.round().astype(np.uint8)
-
-
 def panel(
     image: OneImage,
     stages: Sequence[tuple[str, OneLabelMap]],
@@ -73,7 +28,10 @@ def panel(
     palette: Palette,
     truth: OneLabelMap | None = None,
 ) -> PillowImage.Image:
-    """The image, every stage's labels over it, the truth where known, what the stages changed, and a legend."""
+    """The image, every stage's labels over it, the truth where known, what the stages changed, and a legend.
+
+    With the truth it is also seen which changes were for the better.
+    """
     if len(classes) != len(palette):
         raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
     tiles = [("input", to_pixels(image))]
@@ -84,15 +42,17 @@ def panel(
         (_, first), (_, last) = stages[0], stages[-1]
         title = f"changed pixels: {100 * np.mean(first != last):.2f} %"
         tiles.append((title, changes(image, first, last, palette)))
+        if truth is not None:
+            tiles.append(("mended (green), broken (red)", error_delta(image, first, last, truth)))
     maps = [labels for _, labels in stages] + ([] if truth is None else [truth])
     return stacked(grid(tiles), maps, classes, palette)
 
 
-def changes(image: OneImage, before: OneLabelMap, after: OneLabelMap, palette: Palette) -> Pixels:
-    """The new class where it is new, on a dim grey image."""
-    grey = 40 + 0.4 * to_pixels(image).mean(axis=-1, keepdims=True)
-    changed = (before != after)[:, :, np.newaxis]
-    return np.where(changed, colorize(after, palette), grey).astype(np.uint8)
+def overlay_with_legend(
+    image: OneImage, labels: OneLabelMap, classes: Sequence[str], palette: Palette, opacity: float = 0.5
+) -> PillowImage.Image:
+    """The labels' colours over the image, and below it the names of the classes that occur."""
+    return stacked(fitted(overlay(image, labels, palette, opacity)), [labels], classes, palette)
 
 
 def grid(tiles: Sequence[tuple[str, Pixels]], columns: int | None = None) -> PillowImage.Image:
@@ -164,28 +124,3 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def text_width(text: str) -> int:
     return math.ceil(font().getlength(text))
-
-
-def to_pixels(image: OneImage) -> Pixels:
-    return (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def separation(points: Float[np.ndarray, "points 3"], point: Float[np.ndarray, "3"]) -> Float[np.ndarray, "points"]:
-    return np.linalg.norm(points - point, axis=1)
-
-
-def oklab(colors: Integer[np.ndarray, "colors 3"]) -> Float[np.ndarray, "colors 3"]:
-    """sRGB to OKLab (Ottosson, 2020), where distances are about as large as they look."""
-    channels = colors / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    to_cones = [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-    from_cones = [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(from_cones)
