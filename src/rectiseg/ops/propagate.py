@@ -1,10 +1,11 @@
 """Eq. 5: every pixel's confidences become the weighted mean of its m x m neighbours', and Eq. 4 fused with it.
 
-`propagate_scores` chooses the implementation, or takes the one that is named: numba kernels on a CPU, plain torch
-elsewhere and while a graph is exported.
+`propagate_scores` chooses the implementation, or takes the one that is named: numba kernels on a CPU, Triton's on a
+GPU, plain torch elsewhere and while a graph is exported. `propagate` has none for a GPU.
 """
 
 import math
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -16,9 +17,9 @@ from rectiseg.ops.kernels import exporting
 from rectiseg.types import Coefficients, Logits
 
 Border = Literal["masked", "zeros"]
-Kernel = Literal["cpu", "reference"]
+Kernel = Literal["cpu", "triton", "reference"]
 
-KERNELS: tuple[Kernel, ...] = ("cpu", "reference")
+DEVICES: dict[Kernel, str] = {"cpu": "cpu", "triton": "cuda"}
 
 
 def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
@@ -53,20 +54,22 @@ def propagate_scores(
 
 
 def kernel_for(logits: Tensor) -> Kernel:
-    """What `propagate_scores` takes for tensors like these: the first kernel that can work on them."""
-    return next(kernel for kernel in KERNELS if refusal(kernel, logits) is None)
+    """What `propagate_scores` takes for tensors like these: the device's own kernel, where that can work on them."""
+    return next((kernel for kernel in DEVICES if refusal(kernel, logits) is None), "reference")
 
 
 def refusal(kernel: Kernel, logits: Tensor) -> str | None:
-    """Why the kernel cannot work on tensors like these."""
-    if kernel not in KERNELS:
-        return f"is none of {', '.join(KERNELS)}"
+    """Why the kernel cannot work on tensors like these; the reference can always."""
     if kernel == "reference":
         return None
     if exporting():
         return "cannot be recorded in a graph for elsewhere"
-    if logits.device.type != kernel:
-        return f"works on tensors in the memory of a {kernel}, not of {logits.device.type}"
+    if logits.device.type != DEVICES[kernel]:
+        return f"needs tensors on the device {DEVICES[kernel]}, not on {logits.device.type}"
+    if kernel == "triton" and logits.dtype == torch.float64:
+        return "computes in float32 and would lose float64's precision"
+    if kernel == "triton" and find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
     return None
 
 
@@ -184,6 +187,28 @@ def _scores_logits_gradient(gradient: Tensor, scores: Tensor, statistics: Tensor
 @torch.library.custom_op("rectiseg::propagate_scores_gradient", mutates_args=(), device_types="cpu")
 def _scores_gradient(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
     return propagate_cpu.coefficients_gradient(gradient, logits, scores.shape[1], scores, statistics, masked)
+
+
+@_propagate_scores.register_kernel("cuda")
+def _(logits: Tensor, scores: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    from rectiseg.ops import propagate_triton
+
+    statistics = empty_statistics(logits)
+    return propagate_triton.forward(logits, scores, statistics, masked), statistics
+
+
+@_scores_logits_gradient.register_kernel("cuda")
+def _(gradient: Tensor, scores: Tensor, statistics: Tensor) -> Tensor:
+    from rectiseg.ops import propagate_triton
+
+    return propagate_triton.logits_gradient(gradient, scores, statistics)
+
+
+@_scores_gradient.register_kernel("cuda")
+def _(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
+    from rectiseg.ops import propagate_triton
+
+    return propagate_triton.scores_gradient(gradient, logits, scores, statistics, masked)
 
 
 def empty_statistics(logits: Tensor) -> Tensor:

@@ -99,7 +99,9 @@ def fill_around(strip: np.ndarray, begin: int, end: int, value: float) -> None:
 
 
 @compiled("contract")
-def load_lines(values: np.ndarray, image: int, first: int, top: int, start: int, length: int, lines: np.ndarray) -> None:
+def load_lines(
+    values: np.ndarray, image: int, first: int, top: int, start: int, length: int, lines: np.ndarray
+) -> None:
     """For every row of lines, strips of CLASSES classes side by side; zeros beyond the image and the last class."""
     _, classes, height, width = values.shape
     size = lines.shape[1] // CLASSES

@@ -11,7 +11,6 @@ from numba.extending import overload
 
 from rectiseg.ops.kernels import compiled
 
-
 STRIP = 512
 """Pixels of a row worked on at once: long enough that each of 49 maps is read at length before the next."""
 
