@@ -46,7 +46,7 @@ class LRN(nn.Module):
         self.widths = tuple(widths)
         self.center_bias = center_bias
         self.propagates = propagates
-        self.border = border
+        self.border: Border = border
         channels = (self.evidence_channels, *widths)
         self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
         self.head = nn.Conv2d(channels[-1], neighborhood**2, 3, padding=1)

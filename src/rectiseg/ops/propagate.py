@@ -20,6 +20,7 @@ Border = Literal["masked", "zeros"]
 Kernel = Literal["cpu", "triton", "reference"]
 
 DEVICES: dict[Kernel, str] = {"cpu": "cpu", "triton": "cuda"}
+"""The kernels that know one only."""
 
 
 def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
@@ -55,7 +56,10 @@ def propagate_scores(
 
 def kernel_for(logits: Tensor) -> Kernel:
     """What `propagate_scores` takes for tensors like these: the device's own kernel, where that can work on them."""
-    return next((kernel for kernel in DEVICES if refusal(kernel, logits) is None), "reference")
+    for kernel in DEVICES:
+        if refusal(kernel, logits) is None:
+            return kernel
+    return "reference"
 
 
 def refusal(kernel: Kernel, logits: Tensor) -> str | None:
