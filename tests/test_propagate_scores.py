@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from propagation import assert_agree, random_scores, random_slope, value_and_gradients
 from rectiseg.models.lrn import LRN
@@ -181,6 +182,23 @@ def test_the_reference_can_be_asked_for() -> None:
 
 def test_a_device_without_a_kernel_takes_the_reference() -> None:
     assert kernel_for(torch.empty(1, 3, 6, 7, device="meta")) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "installed", "chosen"),
+    [
+        (torch.float32, True, "triton"),
+        (torch.bfloat16, True, "triton"),
+        (torch.float64, True, "reference"),
+        (torch.float32, False, "reference"),
+    ],
+)
+def test_a_gpu_takes_triton_where_that_is_installed_and_exact_enough(
+    dtype: torch.dtype, installed: bool, chosen: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rectiseg.ops.propagate.HAS_TRITON", installed)
+    with FakeTensorMode():
+        assert kernel_for(torch.empty(1, 3, 6, 7, dtype=dtype, device="cuda")) == chosen
 
 
 @pytest.mark.parametrize(("kernel", "needed"), DEVICES.items())

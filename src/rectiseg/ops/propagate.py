@@ -20,7 +20,10 @@ Border = Literal["masked", "zeros"]
 Kernel = Literal["cpu", "triton", "reference"]
 
 DEVICES: dict[Kernel, str] = {"cpu": "cpu", "triton": "cuda"}
-"""The kernels that know one only."""
+"""The kernels that work on one only."""
+
+HAS_TRITON = find_spec("triton") is not None
+"""It comes with torch for CUDA."""
 
 
 def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
@@ -72,7 +75,7 @@ def refusal(kernel: Kernel, logits: Tensor) -> str | None:
         return f"needs tensors on the device {DEVICES[kernel]}, not on {logits.device.type}"
     if kernel == "triton" and logits.dtype == torch.float64:
         return "computes in float32 and would lose float64's precision"
-    if kernel == "triton" and find_spec("triton") is None:
+    if kernel == "triton" and not HAS_TRITON:
         return "needs the package triton, which is not installed"
     return None
 
