@@ -17,6 +17,8 @@ SOURCE = ROOT / "src" / "rectiseg"
 
 UNCHECKED = {
     "ops.propagate_cpu": "numba compiles its functions and cannot compile a type checker",
+    "ops.strips": "numba, likewise",
+    "ops.propagate_triton": "triton, likewise",
     "ops.depthwise": "numba, likewise",
     "ops.lattice": "numba, likewise",
 }

@@ -1,4 +1,4 @@
-"""Inputs of Eq. 5, and what an operator makes of them."""
+"""Inputs of Eq. 5 or of Eqs. 4 and 5, and what an operator makes of them."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,14 @@ def random_inputs(
     return logits.to(dtype), scores.softmax(dim=1).to(dtype)
 
 
+def random_scores(
+    batch: int, num_classes: int, neighborhood: int, height: int, width: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """Logits, and scores whose softmax leaves some neighbours nearly without weight."""
+    logits, coefficients = random_inputs(batch, num_classes, neighborhood, height, width)
+    return logits.to(dtype), coefficients.log().mul(3).to(dtype)
+
+
 def random_slope(refined: Tensor) -> Tensor:
     """A gradient to come in."""
     slope = torch.randn(refined.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
@@ -24,14 +32,15 @@ def random_slope(refined: Tensor) -> Tensor:
 
 
 def value_and_gradients(
-    operator: Operator, logits: Tensor, coefficients: Tensor, slope: Tensor | None = None
+    operator: Operator, logits: Tensor, weights: Tensor, slope: Tensor | None = None
 ) -> dict[str, Tensor]:
-    logits, coefficients = logits.detach().requires_grad_(), coefficients.detach().requires_grad_()
-    refined = operator(logits, coefficients)
+    """Weights are coefficients or scores."""
+    logits, weights = logits.detach().requires_grad_(), weights.detach().requires_grad_()
+    refined = operator(logits, weights)
     refined.backward(random_slope(refined) if slope is None else slope)
     assert logits.grad is not None
-    assert coefficients.grad is not None
-    return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dcoefficients": coefficients.grad}
+    assert weights.grad is not None
+    return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dweights": weights.grad}
 
 
 def assert_agree(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:

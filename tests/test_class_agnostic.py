@@ -81,7 +81,7 @@ def halves(image: Tensor, logits: Tensor, column: int) -> list[tuple[Tensor, Ten
 def test_its_answer_is_equation_5_once_for_every_dilation():
     image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
     lrn = lively()
-    wide, near = lrn.coefficients(image, logits)
+    wide, near = (scores.softmax(dim=1) for scores in lrn.scores(image, logits))
     expected = torch.zeros_like(logits)
     for place, weight in enumerate(wide.unbind(dim=1)):
         down, right = (3 * (step - 2) for step in divmod(place, 5))

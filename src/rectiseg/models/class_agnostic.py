@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiseg.models.lrn import layer
-from rectiseg.ops.propagate import mask_border, propagate
+from rectiseg.ops.propagate import mask_border, propagate_scores
 from rectiseg.ops.similarity import apart, squared_distances
 from rectiseg.types import Coefficients, Image, Logits
 
@@ -83,18 +83,17 @@ class ClassAgnosticLRN(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.head.bias.data.view(len(self.dilations), -1)[:, self.neighborhood**2 // 2] = CENTER_BIAS
 
-    def coefficients(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
-        """Eq. 4, for one dilation after the other."""
+    def scores(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
+        """Eq. 4 before its softmax, for one dilation after the other; neighbours outside the image have -inf."""
         appearance = self.appearance(image)
         multiples = (0.5 * self.log_multiples).exp().unbind(dim=1)
-        scores = self.scores(image, logits)
-        for dilation, own, (color, looks) in zip(self.dilations, scores, multiples, strict=True):
+        learned = self.learned_scores(image, logits)
+        for dilation, scores, (color, looks) in zip(self.dilations, learned, multiples, strict=True):
             features = torch.cat([color * image, looks * appearance], dim=1)
             distances = apart(partial(squared_distances, side=self.neighborhood), dilation, features)
-            masked = mask_border(own - distances, dilation)
-            yield masked.to(logits.dtype).softmax(dim=1)
+            yield mask_border(scores - distances, dilation).to(logits.dtype)
 
-    def scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
+    def learned_scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
         """What the convolutions say of every dilation's neighbours."""
         height, width = image.shape[-2:]
         halved = self.head(self.body(evidence(image, logits)))
@@ -104,8 +103,8 @@ class ClassAgnosticLRN(nn.Module):
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
-        for dilation, coefficients in zip(self.dilations, self.coefficients(image, logits), strict=True):
-            logits = apart(propagate, dilation, logits, coefficients)
+        for dilation, scores in zip(self.dilations, self.scores(image, logits), strict=True):
+            logits = apart(partial(propagate_scores, border="zeros"), dilation, logits, scores)
         return [logits]
 
     def forward(self, image: Image, logits: Logits) -> Logits:

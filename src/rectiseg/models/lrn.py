@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rectiseg.ops.propagate import mask_border, propagate
+from rectiseg.ops.propagate import Border, coefficients_of, propagate_scores
 from rectiseg.types import Coefficients, Image, Logits
 
 TABLE_1 = (256, 256, 256, 512, 512, 512)
@@ -36,7 +36,7 @@ class LRN(nn.Module):
         widths: tuple[int, ...] = TABLE_1,
         center_bias: float | None = None,
         propagates: Literal["logits", "probabilities"] = "logits",
-        border: Literal["masked", "zeros"] = "masked",
+        border: Border = "masked",
     ):
         super().__init__()
         if neighborhood < 1 or neighborhood % 2 == 0:
@@ -46,7 +46,7 @@ class LRN(nn.Module):
         self.widths = tuple(widths)
         self.center_bias = center_bias
         self.propagates = propagates
-        self.border = border
+        self.border: Border = border
         channels = (self.evidence_channels, *widths)
         self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
         self.head = nn.Conv2d(channels[-1], neighborhood**2, 3, padding=1)
@@ -79,19 +79,21 @@ class LRN(nn.Module):
         """What the convolutions see: the image and the probabilities of all classes."""
         return torch.cat([image, logits.softmax(dim=1)], dim=1)
 
+    def scores(self, image: Image, logits: Logits) -> Coefficients:
+        """Eq. 4 before its softmax."""
+        scores = self.head(self.body(self.evidence(image, logits)))
+        return scores.to(logits.dtype)  # mixed precision computes them in fewer bits than logits have
+
     def coefficients(self, image: Image, logits: Logits) -> Coefficients:
         """Eq. 4."""
-        scores = self.head(self.body(self.evidence(image, logits)))
-        if self.border == "masked":
-            scores = mask_border(scores)
-        return scores.to(logits.dtype).softmax(dim=1)  # mixed precision computes scores in fewer bits than logits have
+        return coefficients_of(self.scores(image, logits), self.border)
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
-        coefficients = self.coefficients(image, logits)
+        scores = self.scores(image, logits)
         if self.propagates == "logits":
-            return [propagate(logits, coefficients)]  # Eq. 5
-        probabilities = propagate(logits.softmax(dim=1), coefficients)
+            return [propagate_scores(logits, scores, self.border)]  # Eq. 5
+        probabilities = propagate_scores(logits.softmax(dim=1), scores, self.border)
         return [probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()]
 
     def forward(self, image: Image, logits: Logits) -> Logits:

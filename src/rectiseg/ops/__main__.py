@@ -5,10 +5,10 @@ import torch
 
 from rectiseg.ops.depthwise import depthwise_conv2d
 from rectiseg.ops.lattice import Lattice
-from rectiseg.ops.propagate import propagate
+from rectiseg.ops.propagate import propagate_scores
 
 image = torch.zeros(1, 1, 7, 7, requires_grad=True)
-coefficients = torch.full((1, 49, 7, 7), 1 / 49, requires_grad=True)
+scores = torch.zeros(1, 49, 7, 7, requires_grad=True)
 weight = torch.zeros(1, 1, 3, 3, requires_grad=True)
-(propagate(image, coefficients) + depthwise_conv2d(image, weight)).sum().backward()
+(propagate_scores(image, scores) + depthwise_conv2d(image, weight)).sum().backward()
 Lattice(np.zeros((7, 2), np.float32)).filtered(np.zeros((7, 1), np.float32))

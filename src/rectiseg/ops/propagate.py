@@ -1,9 +1,12 @@
-"""Eq. 5: every pixel's confidences become the weighted mean of its m x m neighbours'.
+"""Eq. 5: every pixel's confidences become the weighted mean of its m x m neighbours', and Eq. 4 fused with it.
 
-`propagate` chooses the implementation: a numba kernel on a CPU, plain torch elsewhere and while a graph is exported.
+`propagate_scores` chooses the implementation, or takes the one that is named: numba kernels on a CPU, Triton's on a
+GPU, plain torch elsewhere and while a graph is exported. `propagate` has none for a GPU.
 """
 
 import math
+from importlib.util import find_spec
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,15 @@ from torch import Tensor
 from rectiseg.ops import propagate_cpu
 from rectiseg.ops.kernels import exporting
 from rectiseg.types import Coefficients, Logits
+
+Border = Literal["masked", "zeros"]
+Kernel = Literal["cpu", "triton", "reference"]
+
+DEVICES: dict[Kernel, str] = {"cpu": "cpu", "triton": "cuda"}
+"""The kernels that work on one only."""
+
+HAS_TRITON = find_spec("triton") is not None
+"""It comes with torch for CUDA."""
 
 
 def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
@@ -26,6 +38,53 @@ def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
     return propagate_reference(logits, coefficients)
 
 
+def propagate_scores(
+    logits: Logits, scores: Coefficients, border: Border = "masked", kernel: Kernel | None = None
+) -> Logits:
+    """Eq. 5 with Eq. 4's coefficients, the softmax of the scores, which are never all in memory.
+
+    Neighbours outside the image get no weight, or with ``border="zeros"`` count as zeros. Without a kernel's name,
+    `kernel_for` chooses it. Sizes or types that differ, scores of no m x m neighbourhood, and a kernel that cannot work
+    on these tensors raise ValueError.
+    """
+    check(logits, scores)
+    if kernel is None:
+        kernel = kernel_for(logits)
+    elif reason := refusal(kernel, logits):
+        raise ValueError(f"kernel={kernel!r} {reason}; kernel=None takes {kernel_for(logits)!r}")
+    if kernel == "reference":
+        return propagate_scores_reference(logits, scores, border)
+    return _propagate_scores(logits, scores, border == "masked")[0]
+
+
+def kernel_for(logits: Tensor) -> Kernel:
+    """What `propagate_scores` takes for tensors like these: the device's own kernel, where that can work on them."""
+    for kernel in DEVICES:
+        if refusal(kernel, logits) is None:
+            return kernel
+    return "reference"
+
+
+def refusal(kernel: Kernel, logits: Tensor) -> str | None:
+    """Why the kernel cannot work on tensors like these; the reference can always."""
+    if kernel == "reference":
+        return None
+    if exporting():
+        return "cannot be recorded in a graph for elsewhere"
+    if logits.device.type != DEVICES[kernel]:
+        return f"needs tensors on the device {DEVICES[kernel]}, not on {logits.device.type}"
+    if kernel == "triton" and logits.dtype == torch.float64:
+        return "computes in float32 and would lose float64's precision"
+    if kernel == "triton" and not HAS_TRITON:
+        return "needs the package triton, which is not installed"
+    return None
+
+
+def coefficients_of(scores: Coefficients, border: Border = "masked") -> Coefficients:
+    """Eq. 4."""
+    return (mask_border(scores) if border == "masked" else scores).softmax(dim=1)
+
+
 def propagate_reference(logits: Logits, coefficients: Coefficients) -> Logits:
     """Eq. 5 as it is written, one neighbour after another."""
     height, width = logits.shape[-2:]
@@ -37,6 +96,11 @@ def propagate_reference(logits: Logits, coefficients: Coefficients) -> Logits:
         neighbor = padded[..., down : down + height, right : right + width]
         refined = refined + coefficients[:, index : index + 1] * neighbor
     return refined
+
+
+def propagate_scores_reference(logits: Logits, scores: Coefficients, border: Border = "masked") -> Logits:
+    """Eq. 4 and Eq. 5, one after the other."""
+    return propagate_reference(logits, coefficients_of(scores, border))
 
 
 def mask_border(scores: Coefficients, dilation: int = 1) -> Coefficients:
@@ -113,3 +177,82 @@ def _backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 _propagate.register_autograd(_backward, setup_context=_keep_inputs)
+
+
+@torch.library.custom_op("rectiseg::propagate_scores", mutates_args=(), device_types="cpu")
+def _propagate_scores(logits: Tensor, scores: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    """The refined logits, and statistics of the softmax for the gradients."""
+    statistics = empty_statistics(logits)
+    return propagate_cpu.forward(logits, scores, statistics, masked), statistics
+
+
+@torch.library.custom_op("rectiseg::propagate_scores_logits_gradient", mutates_args=(), device_types="cpu")
+def _scores_logits_gradient(gradient: Tensor, scores: Tensor, statistics: Tensor) -> Tensor:
+    return propagate_cpu.logits_gradient(gradient, scores, statistics)
+
+
+@torch.library.custom_op("rectiseg::propagate_scores_gradient", mutates_args=(), device_types="cpu")
+def _scores_gradient(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
+    return propagate_cpu.coefficients_gradient(gradient, logits, scores.shape[1], scores, statistics, masked)
+
+
+@_propagate_scores.register_kernel("cuda")
+def _(logits: Tensor, scores: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    from rectiseg.ops import propagate_triton
+
+    statistics = empty_statistics(logits)
+    return propagate_triton.forward(logits, scores, statistics, masked), statistics
+
+
+@_scores_logits_gradient.register_kernel("cuda")
+def _(gradient: Tensor, scores: Tensor, statistics: Tensor) -> Tensor:
+    from rectiseg.ops import propagate_triton
+
+    return propagate_triton.logits_gradient(gradient, scores, statistics)
+
+
+@_scores_gradient.register_kernel("cuda")
+def _(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
+    from rectiseg.ops import propagate_triton
+
+    return propagate_triton.scores_gradient(gradient, logits, scores, statistics, masked)
+
+
+def empty_statistics(logits: Tensor) -> Tensor:
+    """(batch, 2, height, width): a pixel's largest score, and the reciprocal of the sum of its exponentials."""
+    batch, _, height, width = logits.shape
+    return logits.new_empty((batch, 2, height, width), dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+@_propagate_scores.register_fake
+def _(logits: Tensor, scores: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), empty_statistics(logits)
+
+
+@_scores_logits_gradient.register_fake
+def _(gradient: Tensor, scores: Tensor, statistics: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape)
+
+
+@_scores_gradient.register_fake
+def _(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
+    return scores.new_empty(scores.shape)
+
+
+def _keep_statistics(ctx, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    logits, scores, ctx.masked = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(logits, scores, output[1])
+
+
+def _backward_of_scores(ctx, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+    logits, scores, statistics = ctx.saved_tensors
+    wants_logits, wants_scores, _ = ctx.needs_input_grad
+    return (
+        _scores_logits_gradient(gradient, scores, statistics) if wants_logits else None,
+        _scores_gradient(gradient, logits, scores, statistics, ctx.masked) if wants_scores else None,
+        None,
+    )
+
+
+_propagate_scores.register_autograd(_backward_of_scores, setup_context=_keep_statistics)
