@@ -1,5 +1,7 @@
 """LRN evaluated only where it can change a label."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,10 @@ from rectiseg.models.lrn import LRN
 from rectiseg.types import Logits
 
 
-def lively(lrn: LRN) -> LRN:
+def lively(build: Callable[[], LRN]) -> LRN:
     """Far from the identity, with batch norm that does something."""
     torch.manual_seed(5)
+    lrn = build()
     nn.init.normal_(lrn.head.weight, std=0.5)
     for module in lrn.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -31,9 +34,9 @@ def lively(lrn: LRN) -> LRN:
 
 
 LRNS = {
-    "logits": LRN(4, 5, widths=(6, 7)),
-    "probabilities": LRN(4, 5, widths=(6, 7), propagates="probabilities"),
-    "zeros at the border": LRN(4, 3, widths=(6,), border="zeros"),
+    "logits": partial(LRN, 4, 5, widths=(6, 7)),
+    "probabilities": partial(LRN, 4, 5, widths=(6, 7), propagates="probabilities"),
+    "zeros at the border": partial(LRN, 4, 3, widths=(6,), border="zeros"),
 }
 
 
@@ -54,7 +57,7 @@ def test_labels_are_those_of_the_dense_network(name: str, height: int, width: in
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 20), width=st.integers(1, 20), sharpness=st.floats(0.1, 9))
 @settings(max_examples=60, deadline=None)
 def test_labels_are_the_same_whatever_the_input(seed: int, height: int, width: int, sharpness: float):
-    lrn = lively(LRN(4, 5, widths=(6, 7)))
+    lrn = lively(LRNS["logits"])
     image, logits = random(2, 3, height, width, seed=seed), sharpness * smooth_logits(height, width, seed)
     assert torch.equal(label_map(lrn, image, logits), lrn(image, logits).argmax(dim=1))
 
@@ -91,11 +94,11 @@ def test_no_other_label_ever_changes(name: str):
 def test_labels_that_nothing_contests_stay_without_any_convolution(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LRN, "evidence", None)
     logits = torch.tensor([1.0, 3.0, 2.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 6, 7)
-    assert (label_map(LRNS["logits"], random(1, 3, 6, 7), logits) == 1).all()
+    assert (label_map(LRNS["logits"](), random(1, 3, 6, 7), logits) == 1).all()
 
 
 def test_weights_that_are_no_numbers_are_refused():
-    lrn = lively(LRN(4, 5, widths=(6, 7)))
+    lrn = lively(LRNS["logits"])
     lrn.head.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         label_map(lrn, random(1, 3, 26, 37), smooth_logits(26, 37)[:1])
