@@ -57,7 +57,7 @@ def main(
     ade20k: Path,
     weights: Path,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/any_lrn"),
-    steps: int = 1500,
+    steps: int = 750,
 ) -> None:
     """Train, measure and print.
 

@@ -43,8 +43,8 @@ class Changes:
     """How often, and how much, confidences are made into another parser's."""
 
     imagining: float = 0.1  # how often the labels are taken for a parser's answer, with mistakes
-    displacing: float = 0.5  # how often a parser's answer is moved, here one way, there another
-    displacement: float = 3.0  # by up to so many pixels in the mean
+    displacing: float = 0.9  # how often a parser's answer is moved, here one way, there another
+    displacement: float = 4.0  # by up to so many pixels in the mean
     mistaken: float = 0.1  # of its area, at most
     favor: float = 1.0  # by which each class's logits are off: it grows or shrinks where it meets others
     merging: float = 0.5  # how often classes become one
