@@ -68,7 +68,7 @@ def main(
         ade20k: The scene parsing benchmark of ADE20K, or some of its images.
         weights: The folder of espnet_p2q8_cityscapes and espnetv2_s2.0_cityscapes, .safetensors, and of
             deeplabv3_mobilenetv2_ade20k.tflite.
-        output: Where the LRNs go, any_lrn.safetensors among them.
+        output: Where the LRNs go; any_classes.safetensors is the one that learned from all.
         steps: How long each LRN trains.
     """
     folders = {name: Path(folder) for name, _, folder in (parser.partition("=") for parser in parsers)}
@@ -85,7 +85,7 @@ def main(
             views = stored(data, folders[name], "val")
             print_table(f"{name} on CamVid's val", lrn, views, blocks_of(val.names), output / name, reporter)
         lrn = learned_from(data, list(folders.values()), output / "all", steps, reporter)
-        save(lrn, output / "any_lrn.safetensors", about, half=True)
+        save(lrn, output / "any_classes.safetensors", about, half=True)
         for name, parser, dataset in unseen(cityscapes, ade20k, weights):
             folder = output / name
             store(name, parser, dataset, folder / "confidences", reporter)

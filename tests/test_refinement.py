@@ -14,9 +14,8 @@ from rectiseg.inference import Failure, Wanted
 from rectiseg.models.checkpoint import load, save
 from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
-from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.lrn import LRN
-from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_files
+from rectiseg.refinement import ANY_CLASSES, FileRefiner, plan_refinement, refine, refine_files
 
 SIZE = (6, 7)
 
@@ -72,9 +71,11 @@ def test_no_gradient_is_kept():
     assert not refine(image, logits.requires_grad_(), refiner()).requires_grad
 
 
-def test_without_a_refiner_a_dense_crf_is_taken():
+def test_without_a_refiner_the_shipped_lrn_for_any_classes_is_taken():
     image, logits = scene((1,))
-    assert torch.equal(refine(image, logits), FullyConnectedCRF()(image, logits))
+    lrn = load(ANY_CLASSES)
+    assert isinstance(lrn, ClassAgnosticLRN)
+    torch.testing.assert_close(refine(image, logits), lrn(image, logits))
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,15 @@ from rectiseg.inference import (
     process,
     refined,
 )
-from rectiseg.models.crf import FullyConnectedCRF
+from rectiseg.models.checkpoint import SHIPPED, load_refiner
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 colors_of = cache(visualize.default_palette)
+
+ANY_CLASSES = SHIPPED.with_name("any_classes.safetensors")
+"""An LRN that follows any parser; docs/any_parser.md says what it is worth after some."""
 
 
 def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = None) -> Array:
@@ -78,11 +81,8 @@ def as_images(image: Tensor | np.ndarray) -> Image:
 
 
 def default_refiner() -> nn.Module:
-    """What follows any model and any classes without training: a dense CRF, of one setting for all.
-
-    An LRN for any classes is to take its place when it does better after parsers that it never saw.
-    """
-    return FullyConnectedCRF()
+    """What follows any model and any classes without training: the shipped ClassAgnosticLRN."""
+    return load_refiner(ANY_CLASSES)
 
 
 @dataclass(frozen=True)

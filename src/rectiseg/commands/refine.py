@@ -31,7 +31,7 @@ def refine(
             .safetensors with (classes, height, width) logits or probabilities, of the image's size or smaller, or
             label maps as PNG.
         output: The folder for the results; the images' tree is kept.
-        refiner: A saved refiner, or a parser whose refiner is taken; by default a dense CRF, which follows any model.
+        refiner: A saved refiner, or a parser whose refiner is taken; by default an LRN that follows any model.
         values: What the files hold; by default it is told from the numbers, and said.
         classes: A classes.json with the classes' names and colours, in the order of the labels.
         overlay: Write the labels' colours over the image, too.
