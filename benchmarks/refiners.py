@@ -18,6 +18,7 @@ from propagate import median_of
 from rectiseg.data.images import read_image
 from rectiseg.machine import machine
 from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner
+from rectiseg.models.combine import Cascade
 from rectiseg.models.contested import contested, label_map, multiply_adds
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.lrn import LRN
@@ -36,11 +37,11 @@ def main(image: Path = STREET, repetitions: int = 5) -> None:
     parser = load_parser()
     lrn = load_refiner(SHIPPED.with_name("camvid_lite_lrn_alone.safetensors"))
     assert isinstance(parser.front, nn.Module)
-    assert isinstance(parser.refiner, nn.Module)
+    assert isinstance(parser.refiner, Cascade)
     assert isinstance(lrn, LRN)
     with torch.inference_mode():
         logits = parser.front(picture)
-    grn, *_ = parser.refiner.children()
+    grn, _ = parser.refiner.refiners
     networks = {
         "front": (parser.front, (picture,)),
         "LRN": (lrn, (picture, logits)),
