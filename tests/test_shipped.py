@@ -10,10 +10,10 @@ from networks import random, random_logits
 from rectiseg.data.datasets import CamVid, Sample
 from rectiseg.inference import stages
 from rectiseg.metrics import ConfusionMatrix
-from rectiseg.models.checkpoint import SHIPPED, load_parser, read_training
+from rectiseg.models.checkpoint import SHIPPED, SHIPPED_REFINER, load_parser, read_training
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
-from rectiseg.refinement import ANY_CLASSES, default_refiner
+from rectiseg.refinement import default_refiner
 
 ROOT = Path(__file__).parent.parent
 SIXTEEN_MEGABYTES, TWO_MEGABYTES = 16_000_000, 2_000_000
@@ -78,8 +78,8 @@ def test_refiners_mend_more_pixels_than_they_break(refiner: str, parser: ScenePa
 
 
 def test_the_refiner_for_any_classes_is_small_and_says_what_it_learned_from():
-    assert ANY_CLASSES.stat().st_size < TWO_MEGABYTES
-    assert {"parsers", "steps", "seed", "machine"} <= read_training(ANY_CLASSES).keys()
+    assert SHIPPED_REFINER.stat().st_size < TWO_MEGABYTES
+    assert {"parsers", "steps", "seed", "machine"} <= read_training(SHIPPED_REFINER).keys()
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
