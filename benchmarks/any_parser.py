@@ -27,8 +27,8 @@ from rectiseg.fit import lasting, trainer
 from rectiseg.intervals import Blocks, blocks_of
 from rectiseg.machine import machine
 from rectiseg.measured import as_markdown, measured
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.external import from_file
@@ -139,12 +139,12 @@ def family_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def learned_from(data: Path, folders: Sequence[Path], output: Path, steps: int, reporter: Reporter) -> ClassAgnosticLRN:
+def learned_from(data: Path, folders: Sequence[Path], output: Path, steps: int, reporter: Reporter) -> BilateralLRN:
     """An LRN for any parser, from these parsers' confidences of the training images."""
     train = AnyParserViews([stored(data, folder, "train") for folder in folders])
     settings = lasting(replace(camvid_lite().lrn, jitter=0.2, cross_entropy=0.05), steps, train.parsers[0].confidences)
     learn = trainer(output, SEED, reporter)
-    return cast(ClassAgnosticLRN, learn("lrn", ClassAgnosticLRN, train, stored(data, folders[0], "val"), settings))
+    return cast(BilateralLRN, learn("lrn", BilateralLRN, train, stored(data, folders[0], "val"), settings))
 
 
 def stored(data: Path, folder: Path, split: Split) -> ConfidenceViews:

@@ -18,8 +18,8 @@ from rectiseg.commands.export import export as export_command
 from rectiseg.commands.predict import predict as predict_command
 from rectiseg.data.images import read_image
 from rectiseg.export import REQUIRED, export
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load_parser, load_refiner, save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
@@ -182,7 +182,7 @@ def test_every_refiner_is_exported_alone(name: str, tmp_path: Path):
 
 
 def test_a_refiner_for_any_classes_stays_one(tmp_path: Path):
-    refiner, path = lively(lambda: ClassAgnosticLRN(3, (4,), dilations=(2, 1), features=2)), tmp_path / "refiner.onnx"
+    refiner, path = lively(lambda: BilateralLRN(None, 3, (4,), dilations=(2, 1), features=2)), tmp_path / "refiner.onnx"
     export(refiner, path)
     assert about(path)["num_classes"] is None
     for classes in (3, 7):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rectiseg import SceneParser, cli
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.inference import Failure, Wanted
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import SHIPPED_REFINER, load, save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
 from rectiseg.models.lrn import LRN
 from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_files
@@ -20,10 +20,10 @@ from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_fil
 SIZE = (6, 7)
 
 
-def refiner() -> ClassAgnosticLRN:
+def refiner() -> BilateralLRN:
     """Far from the identity."""
     torch.manual_seed(5)
-    lrn = ClassAgnosticLRN(5, widths=(6, 7)).eval()
+    lrn = BilateralLRN(None, 5, widths=(6, 7)).eval()
     nn.init.normal_(lrn.head.weight, std=0.5)
     return lrn
 
@@ -74,7 +74,7 @@ def test_no_gradient_is_kept():
 def test_without_a_refiner_the_shipped_lrn_for_any_classes_is_taken():
     image, logits = scene((1,))
     lrn = load(SHIPPED_REFINER)
-    assert isinstance(lrn, ClassAgnosticLRN)
+    assert isinstance(lrn, BilateralLRN)
     torch.testing.assert_close(refine(image, logits), lrn(image, logits))
 
 

@@ -79,7 +79,7 @@ def as_images(image: Tensor | np.ndarray) -> Image:
 
 @cache
 def default_refiner(device: str = "cpu") -> nn.Module:
-    """What follows any model and any classes without training: the shipped ClassAgnosticLRN, read once a device."""
+    """What follows any model and any classes without training: the shipped BilateralLRN, read once a device."""
     return load_refiner(SHIPPED_REFINER).to(device)
 
 

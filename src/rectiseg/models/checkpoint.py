@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rectiseg.data.files import atomic_path, save_file
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
@@ -31,7 +31,7 @@ from rectiseg.models.resnet import ResNet
 from rectiseg.models.zoo.espnet import ESPNet
 from rectiseg.models.zoo.espnetv2 import ESPNetv2
 
-REFINERS = (Cascade, Parallel, GRN, LRN, ClassAgnosticLRN, MultiScaleContext, FullyConnectedCRF)
+REFINERS = (Cascade, Parallel, GRN, LRN, BilateralLRN, MultiScaleContext, FullyConnectedCRF)
 PARSERS = (SceneParser, Front, ESPNet, ESPNetv2, MultiScale, Ensemble)
 KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, *REFINERS, ResNet, EfficientNetLite)}
 FORMAT = 1

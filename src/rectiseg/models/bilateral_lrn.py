@@ -1,4 +1,4 @@
-"""An LRN for any parser and any classes: it sees how sure and how alike the confidences are, not whose they are."""
+"""An LRN that looks far, keeps to its side of an edge, and follows parsers of any classes."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -36,13 +36,14 @@ Evidence = Float[Tensor, "batch channels rows columns"]
 Comparison = Float[Tensor, "batch directions height width"]
 
 
-class ClassAgnosticLRN(nn.Module):
+class BilateralLRN(nn.Module):
     """An LRN that neither knows the number of the classes nor their order, and looks farther.
 
     Eq. 4's coefficients are shared by all classes; only the first convolution of the paper's network knows them. Here
     it sees the image and, of the probabilities p, their largest three, how sure they are (the sum of p^2), the product
     p(x) p(y) with neighbours y, and what y gives to the two likeliest classes of x. Another order of the classes gives
-    the same coefficients, but for pixels whose second and third class tie.
+    the same coefficients, but for pixels whose second and third class tie. With ``num_classes`` it is for these alone,
+    and sees the map of each of them, too.
 
     The convolutions see image and confidences halved. Eq. 5 is taken once for every dilation, each on the last one's
     result, with neighbours that lie so many pixels apart. From their scores the squared distances between the pixels'
@@ -55,6 +56,7 @@ class ClassAgnosticLRN(nn.Module):
 
     def __init__(
         self,
+        num_classes: int | None = None,
         neighborhood: int = 3,
         widths: tuple[int, ...] = (32, 32, 32, 64, 64, 64),
         dilations: tuple[int, ...] = (16, 8, 4, 2, 1, 1),
@@ -63,11 +65,12 @@ class ClassAgnosticLRN(nn.Module):
         super().__init__()
         if neighborhood < 1 or neighborhood % 2 == 0:
             raise ValueError(f"the neighbourhood's side m is odd and positive, not {neighborhood}")
+        self.num_classes = num_classes
         self.neighborhood = neighborhood
         self.widths = tuple(widths)
         self.dilations = tuple(dilations)
         self.features = features
-        channels = (EVIDENCE_CHANNELS, *widths)
+        channels = (EVIDENCE_CHANNELS + (num_classes or 0), *widths)
         self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
         self.head = nn.Conv2d(channels[-1], len(dilations) * neighborhood**2, 3, padding=1)
         wide = 2 * features
@@ -83,6 +86,15 @@ class ClassAgnosticLRN(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.head.bias.data.view(len(self.dilations), -1)[:, self.neighborhood**2 // 2] = CENTER_BIAS
 
+    def specialized(self, num_classes: int) -> "BilateralLRN":
+        """The same for these classes alone, whose maps change nothing until it is trained."""
+        lrn = BilateralLRN(num_classes, self.neighborhood, self.widths, self.dilations, self.features)
+        weights = self.state_dict()
+        first = weights["body.0.weight"]
+        weights["body.0.weight"] = F.pad(first, (0, 0, 0, 0, 0, num_classes))
+        lrn.load_state_dict(weights)
+        return lrn
+
     def scores(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
         """Eq. 4 before its softmax, for one dilation after the other; neighbours outside the image have -inf."""
         appearance = self.appearance(image)
@@ -96,10 +108,19 @@ class ClassAgnosticLRN(nn.Module):
     def learned_scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
         """What the convolutions say of every dilation's neighbours."""
         height, width = image.shape[-2:]
-        halved = self.head(self.body(evidence(image, logits)))
+        halved = self.head(self.body(self.evidence(image, logits)))
         size = (HALVING * halved.shape[-2], HALVING * halved.shape[-1])
         scores = F.interpolate(halved, size, mode="bilinear", align_corners=False)
         return scores[..., :height, :width].chunk(len(self.dilations), dim=1)
+
+    def evidence(self, image: Image, logits: Logits) -> Evidence:
+        """What the convolutions see, halved."""
+        if logits.shape[1] < 2:
+            raise ValueError("confidence maps of one class leave nothing to refine: give one map for each class")
+        maps = (image, logits.softmax(dim=1))
+        image, probabilities = (F.avg_pool2d(one, HALVING, ceil_mode=True, count_include_pad=False) for one in maps)
+        seen = [image, *said(probabilities)]
+        return torch.cat(seen if self.num_classes is None else [*seen, probabilities], dim=1)
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
@@ -111,19 +132,6 @@ class ClassAgnosticLRN(nn.Module):
         return self.supervised(image, logits)[-1]
 
 
-def evidence(image: Image, logits: Logits) -> Evidence:
-    """What the convolutions see, halved: the image and what is said of the classes without naming them."""
-    if logits.shape[1] < 2:
-        raise ValueError("confidence maps of one class leave nothing to refine: give one map for each class")
-    image, probabilities = (
-        F.avg_pool2d(maps, HALVING, ceil_mode=True, count_include_pad=False) for maps in (image, logits.softmax(dim=1))
-    )
-    likeliest, classes = probabilities.topk(min(LIKELIEST, logits.shape[1]), dim=1)
-    likeliest = F.pad(likeliest, (0, 0, 0, 0, 0, LIKELIEST - likeliest.shape[1]))
-    sureness = probabilities.square().sum(dim=1, keepdim=True)
-    return torch.cat([image, likeliest, sureness, *compared(probabilities, classes[:, :COMPARED])], dim=1)
-
-
 OFFSETS = [
     (distance * down, distance * right)
     for distance in (NEAR, FAR)
@@ -132,6 +140,14 @@ OFFSETS = [
     if (down, right) != (0, 0)
 ]
 EVIDENCE_CHANNELS = 3 + LIKELIEST + 1 + len(OFFSETS) * (1 + COMPARED)
+
+
+def said(probabilities: Logits) -> list[Comparison]:
+    """What the confidences say without naming a class."""
+    likeliest, classes = probabilities.topk(min(LIKELIEST, probabilities.shape[1]), dim=1)
+    likeliest = F.pad(likeliest, (0, 0, 0, 0, 0, LIKELIEST - likeliest.shape[1]))
+    sureness = probabilities.square().sum(dim=1, keepdim=True)
+    return [likeliest, sureness, *compared(probabilities, classes[:, :COMPARED])]
 
 
 def compared(probabilities: Logits, classes: Tensor) -> list[Comparison]:

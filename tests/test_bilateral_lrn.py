@@ -1,4 +1,4 @@
-"""LRN for any classes."""
+"""The LRN that looks far, for any classes and for certain ones."""
 
 from itertools import product
 
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from networks import SIZES, random, random_logits
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load, save
-from rectiseg.models.class_agnostic import ClassAgnosticLRN, evidence
 from rectiseg.ops.propagate import propagate
 from rectiseg.types import Refiner
 
 
-def lively(neighborhood: int = 5) -> ClassAgnosticLRN:
+def lively(neighborhood: int = 5) -> BilateralLRN:
     """Far from the identity."""
     torch.manual_seed(5)
-    lrn = ClassAgnosticLRN(neighborhood, widths=(6, 7), dilations=(3, 1), features=2).eval()
+    lrn = BilateralLRN(None, neighborhood, widths=(6, 7), dilations=(3, 1), features=2).eval()
     nn.init.normal_(lrn.head.weight, std=0.5)
     return lrn
 
@@ -51,7 +51,7 @@ def test_what_a_neighbour_says_is_seen_at_its_place():
     logits[:, 0] = 20
     logits[:, :, 4, 4] = torch.tensor([0.0, 20.0, 0.0])
     doubled = logits.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    comparisons = evidence(torch.zeros(1, 3, 18, 18), doubled)[0, 7:]
+    comparisons = BilateralLRN().evidence(torch.zeros(1, 3, 18, 18), doubled)[0, 7:]
     agrees, first = comparisons[0::3], comparisons[1::3]
     for channel, (down, right) in enumerate([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]):
         for maps in (agrees[channel], first[channel]):
@@ -68,7 +68,7 @@ def test_an_untrained_one_does_not_average_across_an_edge():
     image[..., 17:] = 1
     logits = random_logits(1, 4, 24, 40)
     torch.manual_seed(5)
-    lrn = ClassAgnosticLRN().eval()
+    lrn = BilateralLRN().eval()
     whole, left, right = (lrn(*pair) for pair in ((image, logits), *halves(image, logits, 17)))
     away = torch.cat([left[..., :-4], right[..., 4:]], dim=-1)  # what convolutions see of the other side changes little
     torch.testing.assert_close(torch.cat([whole[..., :13], whole[..., 21:]], dim=-1), away, atol=0.05, rtol=0)
@@ -101,7 +101,17 @@ def test_where_all_are_likeliest_of_one_class_no_label_changes():
 @pytest.mark.parametrize("side", [0, 4])
 def test_a_neighborhood_without_a_centre_is_refused(side: int):
     with pytest.raises(ValueError, match=f"odd and positive, not {side}"):
-        ClassAgnosticLRN(side)
+        BilateralLRN(neighborhood=side)
+
+
+def test_for_certain_classes_it_gives_the_same_until_it_is_trained():
+    image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
+    general = lively()
+    special = general.specialized(4).eval()
+    torch.testing.assert_close(special(image, logits), general(image, logits))
+    nn.init.normal_(special.body[0].weight)
+    order = torch.tensor([3, 0, 1, 2])
+    assert not torch.allclose(special(image, logits[:, order]), special(image, logits)[:, order])
 
 
 def test_one_class_is_refused():
@@ -113,5 +123,5 @@ def test_it_is_saved_and_loaded(tmp_path):
     save(lively(), tmp_path / "any.safetensors")
     loaded = load(tmp_path / "any.safetensors")
     inputs: tuple[Tensor, Tensor] = random(1, 3, 6, 7), random_logits(1, 4, 6, 7)
-    assert isinstance(loaded, ClassAgnosticLRN)
+    assert isinstance(loaded, BilateralLRN)
     assert torch.equal(loaded(*inputs), lively()(*inputs))
