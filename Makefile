@@ -63,4 +63,5 @@ bench: setup
 docs: setup
 	@test -n '$(DATA)' -a -n '$(ESPNET)' || { echo '$(NO_DATA)' >&2; exit 1; }
 	$(BIN)/python benchmarks/model_card.py --data '$(DATA)' --espnet '$(ESPNET)' -o docs
+	$(BIN)/python docs/commands.py > docs/commands.md
 	make -s bench > docs/benchmarks.md

@@ -2,10 +2,12 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import get_args
 
@@ -15,14 +17,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rectiseg import cli
+from rectiseg import __version__, cli
 from rectiseg.commands import options
 from rectiseg.commands.evaluate import evaluate
+from rectiseg.commands.info import missing_libraries
 from rectiseg.data.images import read_image
 from rectiseg.data.registry import DatasetName
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
 from rectiseg.data.submissions import official_ids
-from rectiseg.models.checkpoint import identity, load_parser, save
+from rectiseg.models.checkpoint import SHIPPED, identity, load_parser, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -35,7 +38,6 @@ from rectiseg.train import StageName, Training
 
 ROOT = Path(__file__).parent.parent
 STREET = ROOT / "examples" / "street.jpg"
-COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor", "export", "report")
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +73,34 @@ def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return int(exit.value.code or 0)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help_with_an_example(command: str, monkeypatch, capsys):
     assert status_of(monkeypatch, command, "--help") == 0
     assert f"Example: rectiseg {command} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_page_of_commands_has_the_help_that_they_give():
+    page = runpy.run_path(str(ROOT / "docs" / "commands.py"))["page"]()
+    assert page == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), "python docs/commands.py writes it"
+
+
+def test_info_says_what_is_here(monkeypatch, capsys):
+    assert status_of(monkeypatch, "info") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"rectiseg {__version__}, on ")
+    assert "device cpu: LRN's sums by the cpu kernel" in said
+    assert f"model {SHIPPED.name}: {identity(load_parser())}" in said
+    assert "extra lite: installed" in said
+
+
+def test_a_missing_extra_is_named_with_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda _: ["torch>=2", "no-such-library>=1; extra == 'web'"])
+    assert missing_libraries() == {"web": ["no-such-library"]}
+
+
+def test_the_version_is_said(monkeypatch, capsys):
+    assert status_of(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"rectiseg {__version__}\n"
 
 
 def test_predict_writes_label_maps_of_the_images_sizes(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
@@ -241,4 +267,4 @@ def test_the_installed_command_answers():
     command = Path(sys.executable).with_name("rectiseg")
     done = subprocess.run([command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in COMMANDS)
+    assert all(name in done.stdout for name in cli.COMMANDS)

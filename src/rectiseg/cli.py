@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib import metadata
 
 import tyro
 
@@ -10,30 +11,36 @@ from rectiseg.commands.doctor import doctor
 from rectiseg.commands.evaluate import evaluate
 from rectiseg.commands.export import export
 from rectiseg.commands.fit import fit
+from rectiseg.commands.info import info
 from rectiseg.commands.predict import predict
 from rectiseg.commands.refine import refine
 from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
 
+COMMANDS: dict[str, Callable[..., int]] = {
+    "predict": predict,
+    "refine": refine,
+    "fit": fit,
+    "evaluate": evaluate,
+    "report": report,
+    "train": train,
+    "confidences": confidences,
+    "table2": table2,
+    "doctor": doctor,
+    "export": export,
+    "info": info,
+}
+
 
 def main() -> None:
     """Run the command line and leave with its status."""
-    commands: dict[str, Callable[..., int]] = {
-        "predict": predict,
-        "refine": refine,
-        "fit": fit,
-        "evaluate": evaluate,
-        "train": train,
-        "confidences": confidences,
-        "table2": table2,
-        "doctor": doctor,
-        "export": export,
-        "report": report,
-    }
+    if sys.argv[1:] == ["--version"]:
+        print(f"rectiseg {metadata.version('rectiseg')}")
+        sys.exit(0)
     try:
         status = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="rectiseg", description="Rectify scene parsing: GRN and LRN after any parser."
+            COMMANDS, prog="rectiseg", description="Rectify scene parsing: GRN and LRN after any parser."
         )
     except (ValueError, OSError) as error:  # what a user can mend: an argument, a file, a folder, a full disk
         print(f"rectiseg: {error}", file=sys.stderr)
