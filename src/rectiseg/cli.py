@@ -13,6 +13,7 @@ from rectiseg.commands.export import export
 from rectiseg.commands.fit import fit
 from rectiseg.commands.info import info
 from rectiseg.commands.predict import predict
+from rectiseg.commands.publish import publish
 from rectiseg.commands.refine import refine
 from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "table2": table2,
     "doctor": doctor,
     "export": export,
+    "publish": publish,
     "info": info,
 }
 

@@ -26,6 +26,7 @@ from rectiseg.models.exported import OPENERS, ExportedParser, ExportedRefiner, l
 from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
+from rectiseg.models.hub import MODEL, downloaded, is_on_the_hub
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.models.zoo.espnet import ESPNet
@@ -97,10 +98,11 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
 def load(path: str | Path | None = None) -> nn.Module:
     """A saved parser or refiner in eval mode, in fp32; without a path the shipped parser of street scenes.
 
-    Every tensor's name and shape is checked; a file that is missing, damaged or does not fit raises ValueError. An
-    exported model, .onnx or .pt2, is loaded as an ExportedParser or ExportedRefiner, which cannot be saved.
+    ``path`` is a file, a folder that `rectiseg publish` wrote, or SOMEBODY/MODEL on the Hugging Face Hub. The name and
+    shape of every tensor are checked; a file that is missing, damaged or does not fit raises ValueError. An exported
+    model, .onnx or .pt2, is loaded as an ExportedParser or ExportedRefiner, which cannot be saved.
     """
-    path = Path(path) if path is not None else SHIPPED
+    path = SHIPPED if path is None else file_of(path)
     if path.suffix in OPENERS:
         return load_exported(path)
     header, weights = read(path)
@@ -110,6 +112,12 @@ def load(path: str | Path | None = None) -> nn.Module:
         raise ValueError(f"{path}: its header does not describe a model of this version ({error})") from error
     fit(model, weights, path)
     return model.eval()
+
+
+def file_of(name: str | Path) -> Path:
+    """The model's file: the name itself, the one in the folder of this name, or one that the hub has."""
+    path = downloaded(str(name)) if is_on_the_hub(str(name)) else Path(name)
+    return path / MODEL if path.is_dir() else path
 
 
 def load_parser(path: str | Path | None = None) -> SceneParser:
