@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from networks import random_logits
-from rectiseg.any_parser import Changes, coarse, imagined, merged, smooth_noise, split, varied
+from rectiseg.any_parser import Changes, coarse, imagined, merged, split, varied
+from rectiseg.data.transforms import smooth_noise
 from rectiseg.settings import generator_of
 from rectiseg.types import IGNORE_INDEX
 

@@ -19,10 +19,10 @@ from rectiseg.train import Training
 from tiny_stage import Drawn
 from tiny_training import needs_weights, smallest
 
-AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "LRN, GRN", "GRN and LRN in parallel"]
+AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "GRN, BilateralLRN", "LRN, GRN", "GRN and LRN in parallel"]
 VAL = Drawn(2, 1, 25, 33)
 VAL.names = ["0002_1", "0003_1"]
-TITLES = ["front", "MS-Dilation", "LRN", *AFTER_FRONT, "GRN, LRN, multi-scale and flip"]
+TITLES = ["front", "MS-Dilation", "LRN", "BilateralLRN", *AFTER_FRONT, "all of it, multi-scale and flip"]
 
 
 class Heard(Reporter):
@@ -68,7 +68,7 @@ def with_drives(folder: Path) -> Training:
 def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
     rows = measure_rows(rows_of(folder))
     assert list(rows) == TITLES
-    assert [len(row) for row in rows.values()] == [1, 2, 2, *[1] * 6]
+    assert [len(row) for row in rows.values()] == [1, 2, 2, 2, *[1] * 7]
     heard = Heard()
     repeated = measure_rows(rows_of(folder, heard))
     assert not heard.parts
@@ -191,7 +191,7 @@ def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pyt
     assert pages[0] == pages[1]
     assert f"Printed by `rectiseg table2 {' '.join(options)}`" in pages[0]
     rows = [line.split(" | ")[:2] for line in pages[0].splitlines() if line.startswith(("| front | 1", "| +"))]
-    assert rows == [["| front", "1"], *([f"| +{title}", "2" if title in TITLES[1:3] else "1"] for title in TITLES[1:])]
+    assert rows == [["| front", "1"], *([f"| +{title}", "2" if title in TITLES[1:4] else "1"] for title in TITLES[1:])]
 
 
 def test_a_grn_read_after_one_iteration_shares_its_weights_and_changes_nothing_of_the_whole():

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from rectiseg.data.confidences import Confidences, View, store_confidences
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load, load_refiner, read_training, save
+from rectiseg.models.grn import GRN
 from tiny_stage import Doubtful
 from tiny_training import needs_weights, smallest
 
@@ -50,6 +52,19 @@ def test_a_further_stage_asks_for_nothing_of_a_grn_that_went_on_from_others_weig
     on.run()
     smallest(tmp_path / "on").run(("context",))
     assert (tmp_path / "on" / "context.safetensors").exists()
+
+
+@needs_weights
+def test_a_recipe_ends_its_parser_with_the_lrn_that_it_names(tmp_path: Path):
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, last="bilateral")
+    made.run()
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {
+        *("front", "grn", "bilateral", "bilateral_alone", "parser")
+    }
+    refiner = load_refiner(tmp_path / "parser.safetensors")
+    assert [type(part) for part in refiner.refiners] == [GRN, BilateralLRN]
+    smallest(tmp_path).run(("lrn",))  # what it stands on is valid for recipes that end otherwise
 
 
 @needs_weights

@@ -68,3 +68,18 @@ def test_a_refiner_s_image_is_jittered_on_request_and_not_what_was_said_of_it(tm
     assert torch.equal(labels, labels_after)
     assert torch.equal(logits, logits_after)
     assert not torch.allclose(before, after, atol=0.02)
+
+
+def test_what_was_said_is_moved_on_request_in_half_of_the_views_and_the_image_stays(tmp_path: Path):
+    views = stored(tmp_path)
+    plain, moving = (replace(SETTINGS, displacement=amount) for amount in (0.0, 4.0))
+    moved = []
+    for seed in range(40):
+        (image, logits), labels = views.view(0, plain, generator_of(seed))
+        (image_after, logits_after), labels_after = views.view(0, moving, generator_of(seed))
+        assert torch.equal(image, image_after)
+        assert torch.equal(labels, labels_after)
+        pixels = {tuple(pixel.tolist()) for pixel in logits.flatten(1).T}
+        assert all(tuple(pixel.tolist()) in pixels for pixel in logits_after.flatten(1).T)  # from somewhere else
+        moved.append(not torch.equal(logits, logits_after))
+    assert 10 <= sum(moved) <= 30

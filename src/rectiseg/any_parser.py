@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from rectiseg.data.predictions import SMALLEST, softened
-from rectiseg.data.transforms import draw
+from rectiseg.data.transforms import displaced, draw, smooth_noise
 from rectiseg.settings import Settings
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews
@@ -25,8 +25,8 @@ OneMore = Float[Tensor, "classes+1 height width"]
 Labels = Int[Tensor, "height width"]
 
 
-DISPLACED_TOGETHER, MISTAKEN_TOGETHER = 24, 32
-"""Pixels: how far apart boundaries are off differently, and how large imagined mistakes are."""
+MISTAKEN_TOGETHER = 32
+"""Pixels: how large imagined mistakes are."""
 
 BOLDNESS = 3.0
 """How abruptly an imagined mistake begins."""
@@ -71,7 +71,7 @@ class AnyParserViews:
         if happens(self.changes.imagining, generator):
             logits = imagined(labels, len(logits), self.changes, generator)
         elif happens(self.changes.displacing, generator):
-            logits = displaced(logits, self.changes, generator)
+            logits = displaced(logits, self.changes.displacement, generator)
         logits, labels = varied(logits, labels, self.changes, generator)
         return (image, logits), labels
 
@@ -88,7 +88,7 @@ def imagined(
     Where nobody annotated, all classes are equally likely.
     """
     height, width = labels.shape
-    moved = displaced(labels, changes, generator)
+    moved = displaced(labels, changes.displacement, generator)
     known = moved != IGNORE_INDEX
     said = F.one_hot(moved.where(known, 0), num_classes).permute(2, 0, 1).float()
     said = torch.where(known, said, torch.tensor(1 / num_classes))
@@ -101,25 +101,6 @@ def imagined(
     said = F.avg_pool2d(said[None], reach, stride=1, padding=reach // 2, count_include_pad=False)[0]
     favor = changes.favor * torch.randn(num_classes, 1, 1, generator=generator)
     return said.clamp(min=SURE).log() + favor
-
-
-def displaced(maps: Tensor, changes: Changes, generator: Generator) -> Tensor:
-    """Maps (..., H, W) whose boundaries are off."""
-    height, width = maps.shape[-2:]
-    amount = changes.displacement * float(torch.rand((), generator=generator))
-    down, right = amount * smooth_noise(2, (height, width), DISPLACED_TOGETHER, generator)
-    rows = (torch.arange(height)[:, None] + down).round().long().clamp(0, height - 1)
-    columns = (torch.arange(width) + right).round().long().clamp(0, width - 1)
-    return maps[..., rows, columns]
-
-
-def smooth_noise(
-    bands: int, size: tuple[int, int], cell: int, generator: Generator
-) -> Float[Tensor, "bands rows columns"]:
-    """Normal at the centres of cells of so many pixels, and interpolated between them."""
-    cells = [2 + side // cell for side in size]
-    noise = torch.randn(1, bands, *cells, generator=generator)
-    return F.interpolate(noise, size, mode="bicubic", align_corners=True)[0]
 
 
 def varied(

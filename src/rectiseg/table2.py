@@ -69,11 +69,14 @@ class Rows:
             yield "MS-Dilation", training, training.context()
         for training in self.local:
             yield "LRN", training, training.lrn_alone()
+        for training in self.local:
+            yield "BilateralLRN", training, training.bilateral_alone()
         for training in self.with_grn:
             lrn_alone, grn = training.lrn_alone(), training.grn()
             for n in range(1, grn.iterations + 1):
                 yield f"GRN, N = {n}", training, after(grn, n)
             yield "GRN, LRN", training, Cascade(grn, training.lrn())
+            yield "GRN, BilateralLRN", training, Cascade(grn, training.bilateral())
             yield "LRN, GRN", training, Cascade(lrn_alone, training.grn_last())
             yield "GRN and LRN in parallel", training, Parallel(grn, lrn_alone)
         training = self.with_grn[0]
@@ -82,8 +85,8 @@ class Rows:
             for n in range(1, grn.iterations + 1):
                 yield f"GRN trained for {grn.iterations}, N = {n}", training, after(grn, n)
         if training.confidences is None:
-            whole = SceneParser(training.front(), Cascade(training.grn(), training.lrn()))
-            yield "GRN, LRN, multi-scale and flip", training, MultiScale(whole, training.recipe.front.scales)
+            whole = SceneParser(training.front(), training.cascade())
+            yield "all of it, multi-scale and flip", training, MultiScale(whole, training.recipe.front.scales)
             if self.ensemble:
                 parsers = [whole, *(load_parser(path) for path in self.ensemble)]
                 yield f"ensemble of {len(parsers)}", training, Ensemble(*parsers)

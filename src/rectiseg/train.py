@@ -2,10 +2,11 @@
 
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
-confidences of front and GRN, and ``parser.safetensors``, the whole cascade. On request also what Table 2 compares them
-with: ``context`` (MS-Dilation), ``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is
-trained for the paper's three iterations where the recipe has fewer. After another parser, whose confidences were stored
-before, there is no front to train; ``refiner.safetensors`` is then GRN and LRN.
+confidences of front and GRN, and ``parser.safetensors``, the whole cascade. Recipes that end it with a BilateralLRN
+train ``bilateral`` and ``bilateral_alone`` in the places of LRN's. On request also what Table 2 compares them with:
+``context`` (MS-Dilation), ``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is trained for
+the paper's three iterations where the recipe has fewer. After another parser, whose confidences were stored before,
+there is no front to train; ``refiner.safetensors`` is then GRN and the LRN after it.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from rectiseg.data.datasets import Dataset, Split, Subset, left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import identity, load, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.context import MultiScaleContext
@@ -41,13 +43,21 @@ from rectiseg.stage import confusion, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
-StageName = Literal["front", "grn", "lrn", "lrn_alone", "context", "grn_last", "grn_iterated"]
-STAGES: tuple[StageName, ...] = ("front", "lrn_alone", "grn", "lrn")
+StageName = Literal[
+    "front", "grn", "lrn", "lrn_alone", "bilateral", "bilateral_alone", "context", "grn_last", "grn_iterated"
+]
+STAGES: dict[str, tuple[StageName, ...]] = {
+    "lrn": ("front", "lrn_alone", "grn", "lrn"),
+    "bilateral": ("front", "bilateral_alone", "grn", "bilateral"),
+}
+"""What is trained for a parser that ends so."""
 PAPER_ITERATIONS = 3
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "grn": ("front",),
     "lrn": ("front", "grn"),
     "lrn_alone": ("front",),
+    "bilateral": ("front", "grn"),
+    "bilateral_alone": ("front",),
     "context": ("front",),
     "grn_last": ("front", "lrn"),
     "grn_iterated": ("front",),
@@ -101,23 +111,29 @@ class Training:
     def num_classes(self) -> int:
         return len(self.datasets["train"].classes)
 
-    def run(self, stages: tuple[StageName, ...] = STAGES) -> None:
-        """The named stages and what they stand on; the whole parser with the later one of GRN and LRN."""
+    def run(self, stages: tuple[StageName, ...] = ()) -> None:
+        """The named stages, or those of the recipe, and what they stand on; the whole parser with its last one."""
+        last = self.recipe.last
+        stages = stages or STAGES[last]
         for stage in stages:
             if stage != "front" or self.confidences is None:
                 getattr(self, stage)()
-        if {"grn", "lrn"} & {*stages} and all(self.path_of(stage).exists() for stage in ("grn", "lrn")):
+        if {"grn", last} & {*stages} and all(self.path_of(stage).exists() for stage in ("grn", last)):
             if self.accelerator.is_main_process:
-                cascade = Cascade(self.grn(), self.lrn())
+                cascade = self.cascade()
                 if self.confidences is not None:
-                    save(cascade, self.path_of("refiner"), self.about | self.times("grn", "lrn"))
+                    save(cascade, self.path_of("refiner"), self.about | self.times("grn", last))
                 else:
                     train = self.datasets["train"]
                     parser = SceneParser(self.front(), cascade, train.classes, train.palette)
                     folds = [f"front_fold{fold}" for fold in range(len(self.folds))]
-                    times = self.times("front", *folds, "grn", "lrn")
+                    times = self.times("front", *folds, "grn", last)
                     save(parser, self.path_of("parser"), self.about | times)
             self.accelerator.wait_for_everyone()
+
+    def cascade(self) -> Cascade:
+        """GRN and the LRN that ends the recipe's parser."""
+        return Cascade(self.grn(), self.lrn() if self.recipe.last == "lrn" else self.bilateral())
 
     def times(self, *stages: str) -> dict[str, str]:
         """How long the stages took that were trained here."""
@@ -148,7 +164,8 @@ class Training:
     def key(self, name: str, images: Sequence[str]) -> str:
         """Twelve hexadecimal digits that change with every setting and image that this stage's weights follow from."""
         recipe = changed(replace(self.recipe, without_drive=None))  # that is of other trainings
-        settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "context")}
+        recipe.pop("last", None)  # changes no stage's weights
+        settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "bilateral", "context")}
         stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
             for later in OF_REFINERS:
@@ -219,6 +236,13 @@ class Training:
     def lrn_alone(self) -> LRN:
         return cast(LRN, self.trained("lrn_alone", self.new_lrn, self.recipe.lrn, self.after_front))
 
+    def bilateral(self) -> BilateralLRN:
+        return cast(BilateralLRN, self.trained("bilateral", self.new_bilateral, self.recipe.bilateral, self.after_grn))
+
+    def bilateral_alone(self) -> BilateralLRN:
+        build, settings = self.new_bilateral, self.recipe.bilateral
+        return cast(BilateralLRN, self.trained("bilateral_alone", build, settings, self.after_front))
+
     def context(self) -> MultiScaleContext:
         def build() -> MultiScaleContext:
             return MultiScaleContext(self.num_classes)
@@ -252,6 +276,9 @@ class Training:
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)
 
+    def new_bilateral(self) -> BilateralLRN:
+        return BilateralLRN(self.num_classes)
+
     def encoder(self) -> EfficientNetLite | ResNet:
         return pretrained_encoder(self.recipe.encoder, self.encoder_weights)
 
@@ -273,20 +300,20 @@ class Training:
 
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
-        return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn)
+        return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn, self.recipe.bilateral)
 
     def after_lrn(self, split: Split) -> ConfidenceViews:
         """What a GRN sees that comes last: the confidences of front and LRN."""
         return self.after(self.lrn_alone(), self.label("lrn_alone"), split, self.recipe.grn)
 
-    def after(self, refiner: nn.Module, name: str, split: Split, settings: Settings) -> ConfidenceViews:
+    def after(self, refiner: nn.Module, name: str, split: Split, *settings: Settings) -> ConfidenceViews:
         """What a refiner makes of the front's confidences, stored once."""
         front = self.after_front(split).confidences
         folder = self.output / "confidences" / name / split
         source = f"{front.about['source']}, then {identity(refiner)}"
         self.reporter.stage(f"confidences of {name}, {split}", len(front) // self.share[1])
         refiner = refiner.to(self.device).eval()
-        views = self.stored_views(split, settings)
+        views = self.stored_views(split, *settings)
         with torch.inference_mode():
             store_refined(refiner, front, folder, views, source, self.device, self.reporter.advance, self.share)
         self.accelerator.wait_for_everyone()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rectiseg.data.confidences import Confidences, View
 from rectiseg.data.datasets import Dataset
-from rectiseg.data.transforms import coin, draw, jittered, random_crop, view_image, view_labels
+from rectiseg.data.transforms import coin, displaced, draw, jittered, random_crop, view_image, view_labels
 from rectiseg.ops.resize import resized, scaled
 from rectiseg.settings import Settings
 
@@ -77,6 +77,8 @@ class ConfidenceViews:
         assert logits is not None
         if settings.jitter:
             image = jittered(image, settings.jitter, generator)
+        if settings.displacement and coin(generator):
+            logits = displaced(logits, settings.displacement, generator)
         return (image, logits), labels
 
     def stored_at(self, scale: float) -> list[View]:

@@ -21,7 +21,9 @@ EncoderWeights = Annotated[Literal["random"] | Path | None, arg(metavar="PATH", 
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalDataset = Annotated[DatasetChoice | None, arg(help_behavior_hint="")]
 OptionalEncoder = Annotated[EncoderChoice | None, arg(help_behavior_hint="")]
-StageChoice = Literal["front", "lrn_alone", "grn", "lrn", "context", "grn_last", "grn_iterated"]
+StageChoice = Literal[
+    "front", "grn", "lrn", "lrn_alone", "bilateral", "bilateral_alone", "context", "grn_last", "grn_iterated"
+]
 RecipeName = Literal["camvid_lite", "camvid_best", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 

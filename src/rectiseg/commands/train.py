@@ -22,7 +22,7 @@ def train(
     dataset: OptionalDataset = None,
     data: OptionalPath = None,
     output: OptionalOutput = None,
-    stages: tuple[StageChoice, ...] = ("front", "lrn_alone", "grn", "lrn"),
+    stages: Annotated[tuple[StageChoice, ...], arg(help_behavior_hint="")] = (),
     seed: int = 0,
     refiner_seed: Annotated[int | None, arg(help_behavior_hint="")] = None,
     encoder: OptionalEncoder = None,
@@ -40,7 +40,8 @@ def train(
         dataset: The reader of the data set; the recipe's by default.
         data: The data set's folder (generated scenes need none).
         output: Where weights, curves (.csv, and .png at the end) and stored confidences go; runs/RECIPE by default.
-        stages: What to train; stages before them are taken from the folder or trained too.
+        stages: What to train, by default front, GRN and the recipe's LRN, the latter also after the front directly;
+            stages before them are taken from the folder or trained too.
         seed: Decides weights, order and crops.
         refiner_seed: Another seed for all stages after the front, whose results lie beside the first's.
         encoder: Another encoder than the recipe's (section 4.2's ensemble has ResNet-101, -152 and -200).

@@ -12,6 +12,9 @@ OneImage = Float[Tensor, "3 height width"]
 OneLabelMap = Int[Tensor, "height width"]
 OneLogits = Float[Tensor, "classes height width"]
 
+DISPLACED_TOGETHER = 24
+"""Pixels: how far apart boundaries are off differently."""
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: how bright red, green and blue appear
 
 # At the size of the view or of the crop.
@@ -65,3 +68,22 @@ def random_crop(
     left = int(torch.randint(width + right - size[1] + 1, (), generator=generator))
     window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
     return image[window], labels[window], None if logits is None else logits[window]
+
+
+def displaced(maps: Tensor, amount: float, generator: Generator) -> Tensor:
+    """Maps (..., H, W) moved here one way, there another, by so many pixels in the mean at most."""
+    height, width = maps.shape[-2:]
+    amount *= float(torch.rand((), generator=generator))
+    down, right = amount * smooth_noise(2, (height, width), DISPLACED_TOGETHER, generator)
+    rows = (torch.arange(height)[:, None] + down).round().long().clamp(0, height - 1)
+    columns = (torch.arange(width) + right).round().long().clamp(0, width - 1)
+    return maps[..., rows, columns]
+
+
+def smooth_noise(
+    bands: int, size: tuple[int, int], cell: int, generator: Generator
+) -> Float[Tensor, "bands rows columns"]:
+    """Normal at the centres of cells of so many pixels, and interpolated between them."""
+    cells = [2 + side // cell for side in size]
+    noise = torch.randn(1, bands, *cells, generator=generator)
+    return F.interpolate(noise, size, mode="bicubic", align_corners=True)[0]
