@@ -13,9 +13,9 @@ from rectiseg import cli
 from rectiseg.data.predicted import Predicted, open_predicted
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
 from rectiseg.fit import fit, neighbors
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load
 from rectiseg.models.combine import Cascade
-from rectiseg.models.lrn import LRN
 from rectiseg.types import IGNORE_INDEX
 from tiny_training import needs_weights
 
@@ -57,7 +57,7 @@ def test_a_refiner_that_helps_is_kept(noisy: Path, tmp_path: Path):
     fitted = fit(opened(noisy), tmp_path, steps=40)
     before, after = fitted.scores
     assert fitted.passed
-    assert isinstance(fitted.kept, LRN)
+    assert isinstance(fitted.kept, BilateralLRN)
     assert after.mean_iou > before.mean_iou + 0.05
     assert fitted.gain.value == pytest.approx(after.mean_iou - before.mean_iou)
     assert fitted.gain.low < fitted.gain.value < fitted.gain.high
@@ -92,7 +92,7 @@ def test_a_fitting_that_was_done_is_not_done_again(noisy: Path, tmp_path: Path, 
 @needs_weights
 def test_grn_and_lrn_are_fitted_together(perfect: Path, tmp_path: Path):
     fitted = fit(opened(perfect), tmp_path, "both", steps=2)
-    assert [type(refiner).__name__ for refiner in fitted.refiner.refiners] == ["GRN", "LRN"]  # pyright: ignore
+    assert [type(refiner).__name__ for refiner in fitted.refiner.refiners] == ["GRN", "BilateralLRN"]  # pyright: ignore
 
 
 def test_runs_of_neighbours_stay_together():
@@ -145,7 +145,7 @@ def test_the_command_saves_what_passed_and_says_what_it_is_worth(noisy: Path, tm
         cli.main()
     said = capsys.readouterr().out
     assert not exit.value.code
-    assert isinstance(load(output), LRN)
+    assert isinstance(load(output), BilateralLRN)
     assert "mean IoU +" in said
     assert "on 4 images held back in 4 runs" in said
     assert f"{output}: the fitted refiner" in said

@@ -18,10 +18,10 @@ from rectiseg.data.predicted import Predicted
 from rectiseg.intervals import Blocks, Interval, paired_difference
 from rectiseg.measured import SILENT, Measured, measured
 from rectiseg.metrics import MeanIoU, Scores, scores_of
-from rectiseg.models.checkpoint import identity
+from rectiseg.models.bilateral_lrn import BilateralLRN
+from rectiseg.models.checkpoint import SHIPPED_REFINER, identity, load_refiner
 from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
-from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.progress import Reporter
 from rectiseg.recipes import camvid_lite
@@ -157,7 +157,7 @@ def neighbors(indices: Sequence[int]) -> Blocks:
 
 
 def fitted_lrn(train: Trainer, seen: Predicted, val: ConfidenceViews, steps: int) -> nn.Module:
-    return train("lrn", partial(LRN.narrow, classes_of(seen)), ConfidenceViews(seen), val, of_lrn(seen, steps))
+    return train("lrn", partial(new_lrn, classes_of(seen)), ConfidenceViews(seen), val, of_lrn(seen, steps))
 
 
 def fitted_grn(train: Trainer, seen: Predicted, val: ConfidenceViews, steps: int) -> nn.Module:
@@ -180,7 +180,7 @@ def fitted_cascade(train: Trainer, seen: Predicted, val: ConfidenceViews, steps:
             on_image = train.reporter.advance
             store_refined(half, seen.subset(unseen), folder, seen.views, source, train.device, on_image)
     stored = ConfidenceViews(Confidences(seen.dataset, folder))
-    lrn = train("lrn_after_grn", partial(LRN.narrow, classes_of(seen)), stored, val, of_lrn(seen, steps))
+    lrn = train("lrn_after_grn", partial(new_lrn, classes_of(seen)), stored, val, of_lrn(seen, steps))
     return Cascade(grn, lrn)
 
 
@@ -199,8 +199,18 @@ def new_grn(num_classes: int) -> GRN:
     return GRN(pretrained_encoder("lite0"), num_classes, iterations=1)
 
 
+def new_lrn(num_classes: int) -> BilateralLRN:
+    """What ships for any classes goes on as one for these."""
+    general = load_refiner(SHIPPED_REFINER)
+    assert isinstance(general, BilateralLRN)
+    return general.specialized(num_classes)
+
+
 def of_lrn(data: Predicted, steps: int) -> Settings:
-    return lasting(camvid_lite().lrn, steps, data)
+    """It starts from what is known: half of the rate of a new one."""
+    settings = camvid_lite().bilateral
+    (epochs, rate), *_ = settings.phases
+    return lasting(replace(settings, phases=((epochs, rate / 2),)), steps, data)
 
 
 def of_grn(data: Predicted, steps: int) -> Settings:
