@@ -206,7 +206,7 @@ def new_lrn(num_classes: int) -> BilateralLRN:
     return general.specialized(num_classes)
 
 
-def of_lrn(data: Predicted, steps: int) -> Settings:
+def of_lrn(data: Confidences, steps: int) -> Settings:
     """It starts from what is known: half of the rate of a new one."""
     settings = camvid_lite().bilateral
     (epochs, rate), *_ = settings.phases
