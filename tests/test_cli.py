@@ -103,6 +103,27 @@ def test_the_version_is_said(monkeypatch, capsys):
     assert capsys.readouterr().out == f"rectiseg {__version__}\n"
 
 
+@pytest.mark.parametrize(("command", "says"), [("predict", "begins again"), ("train", "goes on from there")])
+def test_ctrl_c_ends_in_a_sentence(command: str, says: str, tmp_path: Path, monkeypatch, capsys):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rectiseg.inference.plan", stop)
+    monkeypatch.setattr("rectiseg.train.Training.run", stop)
+    first = STREET if command == "predict" else "scenes_tiny"
+    assert status_of(monkeypatch, command, first, "-o", tmp_path / "out") == 130
+    assert capsys.readouterr().err.endswith(f"The files that were written are whole; the same command {says}\n")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_progress_is_shown_but_on_request(quiet: bool, model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys):
+    first = ["--quiet"] if quiet else []
+    arguments = ("predict", scenes / "images", "-o", tmp_path / "out", "--model", model)
+    assert status_of(monkeypatch, *first, *arguments) == 0
+    said = capsys.readouterr().err
+    assert said == "" if quiet else re.search(r"predict .* 3/3 [\d.]+/s 0:00:00", said)
+
+
 def test_predict_writes_label_maps_of_the_images_sizes(model: Path, scenes: Path, tmp_path: Path, monkeypatch):
     assert status_of(monkeypatch, "predict", scenes / "images", "-o", tmp_path / "out", "--model", model) == 0
     written = sorted(path.name for path in (tmp_path / "out").rglob("*"))

@@ -1,4 +1,4 @@
-"""The command `rectiseg`. Exit status: 0 all done, 1 some inputs failed, 2 refused."""
+"""The command `rectiseg`. Exit status: 0 all done, 1 some inputs failed, 2 refused, 130 stopped by Ctrl-C."""
 
 import sys
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from rectiseg.commands.refine import refine
 from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
+from rectiseg.progress import ProgressReporter
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
@@ -35,15 +36,31 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+GO_ON = ("train", "table2", "fit", "confidences")
+"""They keep what is done."""
+
+DESCRIPTION = """Rectify scene parsing: GRN and LRN after any parser.
+
+rectiseg --version says which this is; rectiseg --quiet COMMAND ... shows no progress.
+"""
+
+
 def main() -> None:
     """Run the command line and leave with its status."""
-    if sys.argv[1:] == ["--version"]:
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
         print(f"rectiseg {metadata.version('rectiseg')}")
         sys.exit(0)
+    ProgressReporter.quiet = arguments[:1] == ["--quiet"]
+    arguments = arguments[ProgressReporter.quiet :]
     try:
         status = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="rectiseg", description="Rectify scene parsing: GRN and LRN after any parser."
+            COMMANDS, prog="rectiseg", description=DESCRIPTION, args=arguments
         )
+    except KeyboardInterrupt:
+        going_on = "goes on from there" if arguments[0] in GO_ON else "begins again"
+        print(f"rectiseg: stopped. The files that were written are whole; the same command {going_on}", file=sys.stderr)
+        status = 130
     except (ValueError, OSError) as error:  # what a user can mend: an argument, a file, a folder, a full disk
         print(f"rectiseg: {error}", file=sys.stderr)
         status = 2

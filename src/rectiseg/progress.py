@@ -3,7 +3,8 @@
 from contextlib import AbstractContextManager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rectiseg.metrics import Scores
 
@@ -21,15 +22,26 @@ class Reporter:
         """One more of it is done."""
 
 
+class Rate(ProgressColumn):
+    """Images or steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2g}/s" if speed < 10 else f"{speed:.0f}/s")
+
+
 class ProgressReporter(Reporter, AbstractContextManager["ProgressReporter"]):
-    """A bar for each stage, and a line for each validation that stays."""
+    """A bar for each stage, and a line for each validation that stays; nothing under `rectiseg --quiet`."""
+
+    quiet = False
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=self.quiet)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
             console=self.console,
