@@ -15,6 +15,7 @@ from rectiseg.commands.refine import refine
 from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
+from rectiseg.commands.web import web
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
         "doctor": doctor,
         "export": export,
         "report": report,
+        "web": web,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(

@@ -1,0 +1,122 @@
+"""The page and its API: what Gradio shows and serves of a session."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from rectiseg.web.session import Answer, Session
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+QUEUE = 20
+"""So many requests wait for the model; further ones are told that the queue is full."""
+
+KEPT = 3600  # seconds
+"""How long uploads and results lie on the server."""
+
+IMAGES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"]
+PREDICTIONS = [".npy", ".npz", ".safetensors", ".png"]
+
+
+@contextmanager
+def serving(
+    session: Session, examples: Sequence[Path] = (), host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[str]:
+    """The page's address, for as long as the block lasts; nothing but what was uploaded or made here is served."""
+    with TemporaryDirectory(prefix="rectiseg-web-") as folder:
+        # Gradio is told these by the environment alone.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "served"))
+        page = interface(session, examples, Path(folder, "made"))
+        page.queue(max_size=QUEUE)
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=session.limits.upload,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                ssr_mode=False,
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                footer_links=["api"],
+            )
+            yield page.local_url
+        finally:
+            page.close(verbose=False)
+
+
+def interface(session: Session, examples: Sequence[Path], made: Path) -> "Blocks":
+    """Two tabs, each with an endpoint of its name. Results are written to ``made``, from where Gradio copies them."""
+    import gradio
+
+    def shown(answer: Answer, image: Path) -> tuple[Any, ...]:
+        shutil.rmtree(made, ignore_errors=True)  # the queue lets one request in at a time: the last one's are copied
+        files = [str(path) for path in answer.save(made, image.stem)]
+        return answer.before_and_after(), answer.panel(), answer.table(), files
+
+    def predict(image: str | None, model: str) -> tuple[Any, ...]:
+        """Parse an image and refine the result."""
+        with in_a_sentence(image):
+            return shown(session.predict(model, given(image, "image")), given(image, "image"))
+
+    def refine(image: str | None, prediction: str | None, refiner: str) -> tuple[Any, ...]:
+        """Refine what another model predicted of an image."""
+        with in_a_sentence(image, prediction):
+            path = given(image, "image")
+            return shown(session.refine(refiner, path, given(prediction, "prediction")), path)
+
+    with gradio.Blocks(title="rectiseg", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        gradio.Markdown("# rectiseg\nLabels of an image, before and after refinement.")
+        with gradio.Tab("Parse an image"):
+            image = gradio.File(label="image", file_types=IMAGES)
+            if examples:
+                gradio.Examples([[str(path)] for path in examples], image)
+            model = gradio.Dropdown(list(session.parsers), label="model")
+            run_once(gradio.Button("Parse"), predict, [image, model])
+        with gradio.Tab("Refine a prediction"):
+            image = gradio.File(label="image", file_types=IMAGES)
+            prediction = gradio.File(label="prediction", file_types=PREDICTIONS)
+            refiner = gradio.Dropdown(list(session.refiners), label="refiner")
+            run_once(gradio.Button("Refine"), refine, [image, prediction, refiner])
+    return page
+
+
+def run_once(button: Any, function: Any, inputs: list[Any]) -> None:
+    """Show below the button what the function returns, one request of all buttons at a time."""
+    import gradio
+
+    outputs = [
+        gradio.ImageSlider(label="before and after", format="png", interactive=False),
+        gradio.Image(label="stages", format="png", interactive=False),
+        gradio.Dataframe(headers=["stage", "changed pixels, %", "seconds"], label="what each stage changed"),
+        gradio.File(label="label map and probabilities", file_count="multiple", interactive=False),
+    ]
+    button.click(function, inputs, outputs, api_name=function.__name__, concurrency_limit=1, concurrency_id="model")
+
+
+def given(path: str | None, what: str) -> Path:
+    if path is None:
+        raise ValueError(f"no {what} was given: choose a file first")
+    return Path(path)
+
+
+@contextmanager
+def in_a_sentence(*paths: str | None) -> Iterator[None]:
+    """A ValueError is told to the visitor, without the folders of the server."""
+    import gradio
+
+    try:
+        yield
+    except ValueError as error:
+        sentence = str(error)
+        for path in paths:
+            sentence = sentence.replace(path or "", Path(path or "").name) if path else sentence
+        raise gradio.Error(sentence, print_exception=False) from error
