@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from rectiseg.data.images import IMAGE_SUFFIXES
+from rectiseg.data.predictions import SUFFIXES
 from rectiseg.web.session import Answer, Session
 
 if TYPE_CHECKING:
@@ -18,9 +20,6 @@ QUEUE = 20
 
 KEPT = 3600  # seconds
 """How long uploads and results lie on the server."""
-
-IMAGES = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"]
-PREDICTIONS = [".npy", ".npz", ".safetensors", ".png"]
 
 
 @contextmanager
@@ -34,20 +33,20 @@ def serving(
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "served"))
         page = interface(session, examples, Path(folder, "made"))
         page.queue(max_size=QUEUE)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=session.limits.upload,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            footer_links=["api"],
+        )
         try:
-            page.launch(
-                server_name=host,
-                server_port=port,
-                max_file_size=session.limits.upload,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                ssr_mode=False,
-                run_history=False,
-                enable_monitoring=False,
-                mcp_server=False,
-                footer_links=["api"],
-            )
             yield page.local_url
         finally:
             page.close(verbose=False)
@@ -65,7 +64,8 @@ def interface(session: Session, examples: Sequence[Path], made: Path) -> "Blocks
     def predict(image: str | None, model: str) -> tuple[Any, ...]:
         """Parse an image and refine the result."""
         with in_a_sentence(image):
-            return shown(session.predict(model, given(image, "image")), given(image, "image"))
+            path = given(image, "image")
+            return shown(session.predict(model, path), path)
 
     def refine(image: str | None, prediction: str | None, refiner: str) -> tuple[Any, ...]:
         """Refine what another model predicted of an image."""
@@ -76,14 +76,14 @@ def interface(session: Session, examples: Sequence[Path], made: Path) -> "Blocks
     with gradio.Blocks(title="rectiseg", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gradio.Markdown("# rectiseg\nLabels of an image, before and after refinement.")
         with gradio.Tab("Parse an image"):
-            image = gradio.File(label="image", file_types=IMAGES)
+            image = gradio.File(label="image file", file_types=sorted(IMAGE_SUFFIXES))
             if examples:
                 gradio.Examples([[str(path)] for path in examples], image)
             model = gradio.Dropdown(list(session.parsers), label="model")
             run_once(gradio.Button("Parse"), predict, [image, model])
         with gradio.Tab("Refine a prediction"):
-            image = gradio.File(label="image", file_types=IMAGES)
-            prediction = gradio.File(label="prediction", file_types=PREDICTIONS)
+            image = gradio.File(label="image file", file_types=sorted(IMAGE_SUFFIXES))
+            prediction = gradio.File(label="prediction", file_types=sorted(SUFFIXES))
             refiner = gradio.Dropdown(list(session.refiners), label="refiner")
             run_once(gradio.Button("Refine"), refine, [image, prediction, refiner])
     return page
@@ -117,6 +117,6 @@ def in_a_sentence(*paths: str | None) -> Iterator[None]:
         yield
     except ValueError as error:
         sentence = str(error)
-        for path in paths:
-            sentence = sentence.replace(path or "", Path(path or "").name) if path else sentence
+        for path in filter(None, paths):
+            sentence = sentence.replace(path, Path(path).name)
         raise gradio.Error(sentence, print_exception=False) from error

@@ -73,11 +73,12 @@ class Answer:
         return visualize.panel(self.prediction.image, self.prediction.stages, self.classes, self.palette)
 
     def table(self) -> list[list[str | float]]:
-        """A row a stage: its title, the percentage of pixels whose label it changed, its seconds."""
+        """A row a stage: its title, the percentage of pixels whose label it changed, its seconds; rounded."""
         maps = [labels for _, labels in self.prediction.stages]
-        changed = [100 * float(np.mean(now != was)) for was, now in zip([maps[0], *maps], maps, strict=False)]
+        changed = [round(100 * float(np.mean(now != was)), 2) for was, now in zip([maps[0], *maps], maps, strict=False)]
         titles = (title for title, _ in self.prediction.stages)
-        return [list(row) for row in zip(titles, changed, self.seconds, strict=True)]
+        seconds = (round(value, 2) for value in self.seconds)
+        return [list(row) for row in zip(titles, changed, seconds, strict=True)]
 
     def save(self, folder: Path, name: str) -> list[Path]:
         """The label map and the probabilities, as `rectiseg predict` writes them."""
