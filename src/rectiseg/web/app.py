@@ -46,6 +46,7 @@ def serving(
             mcp_server=False,
             footer_links=["api"],
         )
+        assert page.local_url is not None
         try:
             yield page.local_url
         finally:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ def open_session(parsers: Sequence[Path], refiners: Sequence[Path], device: str,
     """The shipped models and these; a parser's refiners serve predictions of its classes, too."""
     known = {SHIPPED_PARSER: load_parser()} | loaded(parsers, load_parser)
     alone = {SHIPPED_REFINER: default_refiner()} | loaded(refiners, load_refiner)
-    own = {name: parser.refiner for name, parser in known.items() if unrolled(parser)[1]}
+    own = {name: cast(nn.Module, parser.refiner) for name, parser in known.items() if unrolled(parser)[1]}
     twice = sorted(alone.keys() & own.keys())
     if twice:
         raise ValueError(f"{twice[0]}: a parser and a refiner of this name; rename one of the files")
