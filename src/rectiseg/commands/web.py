@@ -11,7 +11,7 @@ def web(
     refiners: tuple[Path, ...] = (),
     examples: OptionalPath = None,
     host: str = "127.0.0.1",
-    port: int = 7860,
+    port: int | None = None,
     max_pixels: int = 4_000_000,
     max_upload: int = 64,
     device: str = "cpu",
@@ -25,7 +25,7 @@ def web(
         refiners: Saved refiners to offer beside the one that follows any model.
         examples: An image, or a folder of images, to offer as examples.
         host: Who may come: by default this machine alone; 0.0.0.0 lets in everybody who reaches it, without a password.
-        port: The port to listen at.
+        port: The port to listen at; by default the first from 7860 on that is free.
         max_pixels: Larger images are refused.
         max_upload: Larger files are refused, in MB.
         device: cpu, cuda, ...

@@ -1,15 +1,17 @@
 """The page and its API: what Gradio shows and serves of a session."""
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from rectiseg.data.images import IMAGE_SUFFIXES
 from rectiseg.data.predictions import SUFFIXES
+from rectiseg.inference import out_of_memory
+from rectiseg.models.external.installed import library
+from rectiseg.web.guard import Guard
 from rectiseg.web.session import Answer, Session
 
 if TYPE_CHECKING:
@@ -26,26 +28,33 @@ KEPT = 3600  # seconds
 def serving(
     session: Session, examples: Sequence[Path] = (), host: str = "127.0.0.1", port: int | None = None
 ) -> Iterator[str]:
-    """The page's address, for as long as the block lasts; nothing but what was uploaded or made here is served."""
-    with TemporaryDirectory(prefix="rectiseg-web-") as folder:
-        # Gradio is told these by the environment alone.
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "served"))
-        page = interface(session, examples, Path(folder, "made"))
-        page.queue(max_size=QUEUE)
-        page.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=session.limits.upload,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            run_history=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            footer_links=["api"],
-        )
+    """The page's address, for as long as the block lasts; nothing but what was uploaded or made here is served.
+
+    Where Gradio is not installed, and where the port cannot be had, raises ValueError.
+    """
+    library("gradio", "web")
+    from starlette.middleware import Middleware
+
+    with TemporaryDirectory(prefix="rectiseg-web-") as served, told(served):
+        page = interface(session, examples, Path(served))
+        page.queue(max_size=QUEUE, api_open=False)  # an open one lets requests pass by the queue
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=session.limits.upload,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                ssr_mode=False,
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                footer_links=["api"],
+                app_kwargs={"middleware": [Middleware(Guard)]},
+            )
+        except OSError as error:
+            raise ValueError(f"cannot listen at {host}, port {port}: taken, or not ours; choose another") from error
         assert page.local_url is not None
         try:
             yield page.local_url
@@ -53,14 +62,29 @@ def serving(
             page.close(verbose=False)
 
 
-def interface(session: Session, examples: Sequence[Path], made: Path) -> "Blocks":
-    """Two tabs, each with an endpoint of its name. Results are written to ``made``, from where Gradio copies them."""
+@contextmanager
+def told(served: str) -> Iterator[None]:
+    """What Gradio takes from the environment alone: where it keeps files, and that it reports to nobody."""
+    said = {"GRADIO_TEMP_DIR": served, "GRADIO_ANALYTICS_ENABLED": "False"}
+    before = {name: os.environ.pop(name, None) for name in said}
+    os.environ.update(said)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def interface(session: Session, examples: Sequence[Path], served: Path) -> "Blocks":
+    """Two tabs, each with an endpoint of its name. Every answer gets a folder in ``served``."""
     import gradio
 
     def shown(answer: Answer, image: Path) -> tuple[Any, ...]:
-        shutil.rmtree(made, ignore_errors=True)  # the queue lets one request in at a time: the last one's are copied
-        files = [str(path) for path in answer.save(made, image.stem)]
-        return answer.before_and_after(), answer.panel(), answer.table(), files
+        folder = Path(mkdtemp(dir=served))
+        before, after, panel = map(str, answer.draw(folder / "pictures"))
+        return (before, after), panel, answer.table(), list(map(str, answer.save(folder, image.stem)))
 
     def predict(image: str | None, model: str) -> tuple[Any, ...]:
         """Parse an image and refine the result."""
@@ -111,11 +135,15 @@ def given(path: str | None, what: str) -> Path:
 
 @contextmanager
 def in_a_sentence(*paths: str | None) -> Iterator[None]:
-    """A ValueError is told to the visitor, without the folders of the server."""
+    """What a visitor can mend is told to them, without the folders of the server."""
     import gradio
 
     try:
         yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise gradio.Error("does not fit in memory: reduce the image", print_exception=False) from error
     except ValueError as error:
         sentence = str(error)
         for path in filter(None, paths):

@@ -1,5 +1,6 @@
 """What a request does, without a browser: an image, or an image and its prediction, become timed stages."""
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Limits:
     confidences: int = 100_000_000  # classes times pixels: 400 MB for each copy in memory
     upload: int = 64_000_000  # bytes of a file
 
+    @property
+    def side(self) -> int:
+        """Of an image, in pixels: models pad a thin one to their stride, to many times its size."""
+        return 4 * math.isqrt(self.pixels)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -68,10 +74,6 @@ class Answer:
             visualize.overlay(image, self.prediction.labels, self.palette),
         )
 
-    def panel(self) -> PillowImage.Image:
-        """The image, every stage, the changed pixels and a legend."""
-        return visualize.panel(self.prediction.image, self.prediction.stages, self.classes, self.palette)
-
     def table(self) -> list[list[str | float]]:
         """A row a stage: its title, the percentage of pixels whose label it changed, its seconds; rounded."""
         maps = [labels for _, labels in self.prediction.stages]
@@ -79,6 +81,16 @@ class Answer:
         titles = (title for title, _ in self.prediction.stages)
         seconds = (round(value, 2) for value in self.seconds)
         return [list(row) for row in zip(titles, changed, seconds, strict=True)]
+
+    def draw(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Before, after, and a panel of the image, every stage, the changed pixels and a legend."""
+        folder.mkdir(parents=True)
+        panel = visualize.panel(self.prediction.image, self.prediction.stages, self.classes, self.palette)
+        pictures = [*map(PillowImage.fromarray, self.before_and_after()), panel]
+        before, after, stages = (folder / f"{name}.png" for name in ("before", "after", "stages"))
+        for path, picture in zip((before, after, stages), pictures, strict=True):
+            picture.save(path)
+        return before, after, stages
 
     def save(self, folder: Path, name: str) -> list[Path]:
         """The label map and the probabilities, as `rectiseg predict` writes them."""
@@ -99,14 +111,14 @@ class Session:
         """Parse an image file and refine the result."""
         model = self.parsers[parser]
         front, refiners = unrolled(model)
-        pixels = read_limited_image(image, self.limits.pixels)
+        pixels = read_limited_image(image, self.limits)
         prediction, seconds = timed(title_of(front), front, refiners, pixels, device_of(model))
         return Answer(prediction, seconds, *names_and_colors(model))
 
     def refine(self, refiner: str, image: Path, prediction: Path) -> Answer:
         """Refine what another model said of an image; both are files."""
         network = self.refiners[refiner]
-        pixels = read_limited_image(image, self.limits.pixels)
+        pixels = read_limited_image(image, self.limits)
         size = (pixels.shape[1], pixels.shape[2])
         logits = read_limited_prediction(prediction, size, classes_of(network), self.limits)
         device = device_of(network)
@@ -169,16 +181,18 @@ def stepwise(title: str, front: Parser, refiners: Sequence[Refiner], image: Imag
             yield name, logits
 
 
-def read_limited_image(path: Path, pixels: int) -> Float[Tensor, "3 height width"]:
-    refuse_large_image(path, pixels)
+def read_limited_image(path: Path, limits: Limits) -> Float[Tensor, "3 height width"]:
+    refuse_large_image(path, limits)
     return read_image(path)
 
 
-def refuse_large_image(path: Path, pixels: int) -> None:
+def refuse_large_image(path: Path, limits: Limits) -> None:
     with one_sentence(path, IMAGE_FORMATS), PillowImage.open(path, formats=IMAGE_FORMATS) as image:
         width, height = image.size
-    if width * height > pixels:
-        raise ValueError(f"{path}: {width} x {height} is more than {pixels} pixels; reduce it")
+    if width * height > limits.pixels:
+        raise ValueError(f"{path}: {width} x {height} is more than {limits.pixels} pixels; reduce it")
+    if max(width, height) > limits.side:
+        raise ValueError(f"{path}: {width} x {height} has a side of more than {limits.side} pixels; cut it")
 
 
 def read_limited_prediction(
@@ -186,7 +200,7 @@ def read_limited_prediction(
 ) -> Float[Tensor, "classes height width"]:
     """`data.predictions.read_prediction` for files of strangers: small ones can hold, or become, very large arrays."""
     if path.suffix.lower() == ".png":
-        refuse_large_image(path, limits.pixels)
+        refuse_large_image(path, limits)
     if path.suffix.lower() == ".npz" and unpacked_size(path) > 8 * limits.confidences:
         raise ValueError(f"{path}: unpacks to more than {8 * limits.confidences} bytes; save fewer or smaller arrays")
     array = read_array(path)
