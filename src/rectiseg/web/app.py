@@ -120,7 +120,7 @@ def run_once(button: Any, function: Any, inputs: list[Any]) -> None:
 
     outputs = [
         gradio.ImageSlider(label="before and after", format="png", interactive=False),
-        gradio.Image(label="stages", format="png", interactive=False, buttons=["download", "fullscreen"]),
+        gradio.Image(show_label=False, format="png", interactive=False, buttons=["download", "fullscreen"]),
         gradio.Dataframe(headers=["stage", "changed pixels, %", "seconds"], label="what each stage changed"),
         gradio.File(label="label map and probabilities", file_count="multiple", interactive=False),
     ]
