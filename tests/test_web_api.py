@@ -106,6 +106,13 @@ def test_a_bad_file_is_named_in_one_sentence_without_the_servers_folders(client:
     assert "choose a file" in refusal(client, image=None, model=SHIPPED_PARSER, api_name="/predict")
 
 
+def test_what_a_file_says_is_shown_as_text(client: "Client", street: Path, tmp_path: Path):
+    np.savez(tmp_path / "two.npz", **{"<b>": np.zeros(3), "c": np.zeros(3)})
+    files = {"image": sent(street), "prediction": sent(tmp_path / "two.npz")}
+    said = refusal(client, **files, refiner=SHIPPED_REFINER, api_name="/refine")
+    assert said.startswith("two.npz: holds 2 arrays (&lt;b&gt;, c)")
+
+
 def test_what_does_not_fit_in_memory_is_said(client: "Client", street: Path):
     assert "reduce the image" in refusal(client, image=sent(street), model="hungry", api_name="/predict")
 

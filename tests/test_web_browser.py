@@ -17,7 +17,7 @@ from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.web.session import Session
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 PHOTOGRAPH = Path(__file__).parent.parent / "examples" / "street.jpg"
 NAMES = ("sky", "road", "car")
@@ -64,19 +64,29 @@ def page(session: Session, street: Path) -> "Iterator[Page]":
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
+def shown(page: "Page") -> "Locator":
+    """The tab that is open: what is hidden has no role."""
+    return page.get_by_role("tabpanel")
+
+
+def upload(page: "Page", path: Path, kind: str) -> None:
+    shown(page).locator(kind).set_input_files(path)
+    shown(page).locator(f"a[download='{path.name}']").wait_for()
+
+
 def press(page: "Page", button: str) -> None:
-    page.get_by_role("button", name=button, exact=True).click()
+    shown(page).get_by_role("button", name=button, exact=True).click()
 
 
 def downloaded(page: "Page", name: str) -> bytes:
     with page.expect_download() as download:
-        page.locator(f"a[download='{name}']").click()
+        shown(page).locator(f"a[download='{name}']").click()
     return download.value.path().read_bytes()
 
 
 def test_an_example_is_parsed(page: "Page"):
     press(page, "street.jpg")
-    page.locator("a[download='street.jpg']").wait_for()
+    shown(page).locator("a[download='street.jpg']").wait_for()
     press(page, "Parse")
     assert len(downloaded(page, "street.png")) > 0
     page.get_by_text("+GRN 2").first.wait_for()
@@ -86,9 +96,8 @@ def test_an_uploaded_image_is_parsed_as_the_command_does_and_its_files_come_down
     page: "Page", session: Session, street: Path, tmp_path: Path
 ):
     image = shutil.copy(street, tmp_path / "mine.jpg")
-    page.get_by_label("Clear").click()
-    page.locator(IMAGES).set_input_files(image)
-    page.locator("a[download='mine.jpg']").wait_for()
+    shown(page).get_by_label("Clear").click()
+    upload(page, image, IMAGES)
     press(page, "Parse")
     jobs = plan([image], tmp_path / "out")
     predict_files(session.parsers["tiny"], jobs, NAMES, np.array(COLORS, np.uint8), Wanted(probabilities=True))
@@ -116,9 +125,8 @@ def test_the_slider_moves_and_with_it_the_edge(page: "Page"):
 
 def test_a_broken_file_is_explained(page: "Page", tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    page.get_by_label("Clear").click()
-    page.locator(IMAGES).set_input_files(tmp_path / "broken.jpg")
-    page.locator("a[download='broken.jpg']").wait_for()
+    shown(page).get_by_label("Clear").click()
+    upload(page, tmp_path / "broken.jpg", IMAGES)
     press(page, "Parse")
     page.get_by_text("broken.jpg: empty, broken or not one of").first.wait_for()
 
@@ -128,10 +136,8 @@ def test_a_prediction_of_another_model_is_refined(page: "Page", session: Session
     prediction = tmp_path / "street.npy"
     np.save(prediction, torch.randn(3, 28, 47, generator=generator).numpy())
     page.get_by_role("tab", name="Refine a prediction").click()
-    page.locator(IMAGES).set_input_files(street)
-    page.locator(PREDICTIONS).set_input_files(prediction)
-    for name in ("street.jpg", "street.npy"):
-        page.locator(f"a[download='{name}']").wait_for()
+    upload(page, street, IMAGES)
+    upload(page, prediction, PREDICTIONS)
     press(page, "Refine")
     labels, _ = session.refine("tiny", street, prediction).save(tmp_path / "out", "street")
     assert downloaded(page, "street.png") == labels.read_bytes()

@@ -1,5 +1,6 @@
 """The page and its API: what Gradio shows and serves of a session."""
 
+import html
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,4 +149,5 @@ def in_a_sentence(*paths: str | None) -> Iterator[None]:
         sentence = str(error)
         for path in filter(None, paths):
             sentence = sentence.replace(path, Path(path).name)
-        raise gradio.Error(sentence, print_exception=False) from error
+        # The page takes it for HTML, and a visitor's file may have been made by somebody else.
+        raise gradio.Error(html.escape(sentence, quote=False), print_exception=False) from error
