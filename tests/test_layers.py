@@ -40,7 +40,7 @@ BELOW = {
     "refinement": ["inference"],
     "export": ["refinement"],
     "batch": ["inference"],
-    "server": ["inference"],
+    "web": ["refinement"],
     "plots": [],
     "report": ["evaluate", "plots"],
     "evaluate": ["inference", "progress", "boundaries", "consistency"],
@@ -56,7 +56,7 @@ BELOW = {
     "measured": ["views", "models.checkpoint", "machine", "progress", "boundaries", "consistency", "intervals"],
     "fit": ["measured", "recipes", "stage"],
     "table2": ["train", "measured", "held_out", "crf_search"],
-    "commands": ["refinement", "fit", "doctor", "table2", "train", "report", "export", "batch", "server"],
+    "commands": ["refinement", "fit", "doctor", "table2", "train", "report", "export", "batch", "web"],
     "cli": ["commands"],
     "__main__": ["cli"],
 }

@@ -1,5 +1,6 @@
 """Predictions of other models, read from their files."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def changed(value: float) -> np.ndarray:
         (LOGITS.astype(np.int32), "floating point"),
         (LOGITS.astype(str), "numbers"),
         (np.zeros((0, 6, 7), np.float32), "classes, height, width"),
+        (np.zeros((0, 7), np.uint8), "classes, height, width"),
         (np.full(SIZE, 3), "outside 0..2"),
     ],
 )
@@ -172,6 +174,37 @@ def test_a_file_cut_anywhere_is_refused(write: Callable, tmp_path: Path):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="cannot be read"):
             read_prediction(path, SIZE)
+
+
+def negative_side(path: Path) -> Path:
+    whole = npy(path, LOGITS).read_bytes()
+    path = path.with_suffix(".npy")
+    path.write_bytes(whole.replace(b"(4, 6, 7)", b"(4,-6, 7)"))
+    return path
+
+
+def archive_without_arrays(path: Path) -> Path:
+    path = path.with_suffix(".npz")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "a line of text")
+    return path
+
+
+def archive_with_a_password(path: Path) -> Path:
+    """By the bit that says so, in both of its headers."""
+    path = npz(path, LOGITS)
+    whole = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        whole[whole.index(signature) + flags] |= 1
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize("write", [negative_side, archive_without_arrays, archive_with_a_password])
+def test_a_strange_file_is_refused(write: Callable, tmp_path: Path):
+    path = write(tmp_path / "a")
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read as arrays"):
+        read_prediction(path, SIZE)
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path):

@@ -18,6 +18,7 @@ from rectiseg.commands.refine import refine
 from rectiseg.commands.report import report
 from rectiseg.commands.table2 import table2
 from rectiseg.commands.train import train
+from rectiseg.commands.web import web
 from rectiseg.progress import ProgressReporter
 
 COMMANDS: dict[str, Callable[..., int]] = {
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "fit": fit,
     "evaluate": evaluate,
     "report": report,
+    "web": web,
     "train": train,
     "confidences": confidences,
     "table2": table2,

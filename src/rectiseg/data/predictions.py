@@ -70,7 +70,7 @@ def interpreted(array: np.ndarray, size: Size | None, num_classes: int | None, v
     """The array as logits, brought to the image's size."""
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
-    if array.ndim == 2 and array.dtype.kind in "iu":
+    if array.ndim == 2 and array.size and array.dtype.kind in "iu":
         if values not in (None, "labels"):
             raise ValueError(f"holds a label map, not {values}")
         refuse_another_shape(array.shape, size)
@@ -177,8 +177,22 @@ def read_array(path: Path) -> np.ndarray:
         return read(path)
     except SeveralArrays as error:
         raise ValueError(f"{path}: holds {error}; keep one, or name it {' or '.join(NAMES)}") from error
-    except (OSError, ValueError, EOFError, MemoryError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
+    except READING_FAILED as error:
         raise ValueError(f"{path}: cannot be read as arrays ({error}); write it again") from error
+
+
+READING_FAILED = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    OverflowError,  # a negative side
+    RuntimeError,  # an archive with a password, or of an unknown compression
+    TypeError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+"""All that the libraries were seen to raise on damaged files and on strange ones."""
 
 
 class SeveralArrays(Exception):
@@ -191,7 +205,10 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> np.ndarray:
     with np.load(path, allow_pickle=False) as file:
-        return file[only_name(file.files)]
+        array = file[only_name(file.files)]
+    if not isinstance(array, np.ndarray):
+        raise ValueError("what it holds is no array")
+    return array
 
 
 def read_safetensors(path: Path) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""What Gradio would do for anybody and we do not: fetch addresses, and read messages of any length."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+UPLOAD = "/gradio_api/upload"
+"""Where files come in; their size is Gradio's to limit."""
+
+LONGEST = 100_000  # bytes
+"""Of every other message: they name files that were uploaded, and hold none."""
+
+ADDRESS = re.compile(r"=\s*https?:", re.IGNORECASE)
+"""In a path: Gradio's file= and proxy= would fetch what follows."""
+
+
+class Refusal(Exception):
+    """A request that goes no further; its status and one sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Guard:
+    """ASGI middleware: lets through what names no address for the server to fetch and is short, or is an upload."""
+
+    def __init__(self, app: Application):
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        try:
+            if ADDRESS.search(scope["path"]):
+                raise Refusal(403, "files of other hosts are not fetched")
+            if scope["method"] == "POST" and scope["path"] != UPLOAD:
+                receive = await checked(receive)
+        except Refusal as refusal:
+            return await answer(send, refusal)
+        await self.app(scope, receive, send)
+
+
+async def checked(receive: Receive) -> Receive:
+    """The same message to be received once more, now that it was read."""
+    body, more = b"", True
+    while more:
+        part = await receive()
+        body += part.get("body", b"")
+        more = part.get("more_body", False)
+        if len(body) > LONGEST:
+            raise Refusal(413, f"a message of more than {LONGEST} bytes; upload files to {UPLOAD}")
+    refuse_addresses(body)
+    read = iter([{"type": "http.request", "body": body}])
+
+    async def again() -> Message:
+        return next(read, None) or await receive()
+
+    return again
+
+
+def refuse_addresses(body: bytes) -> None:
+    """In place of a file's path, wherever in the JSON it stands."""
+
+    def refuse(entries: list[tuple[str, Any]]) -> None:
+        if any(name == "path" and str(value).startswith(("http:", "https:")) for name, value in entries):
+            raise Refusal(403, f"a file named by its address is not fetched; upload it to {UPLOAD}")
+
+    try:
+        json.loads(body or b"null", object_pairs_hook=refuse)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "a message that is no JSON") from error
+
+
+async def answer(send: Send, refusal: Refusal) -> None:
+    """As Gradio words its own, for its client shows them."""
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": str(refusal)}).encode()})
