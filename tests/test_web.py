@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from rectiseg.commands.web import web
 from rectiseg.data.images import read_image
 from rectiseg.data.scenes import generate_scene
 from rectiseg.inference import LABELS_ONLY, plan, predict_files
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.lrn import LRN
 from rectiseg.types import Logits
@@ -65,7 +65,7 @@ def tiny_session() -> Session:
         "hungry": SceneParser(Hungry(), Cascade(), NAMES, COLORS),
     }
     parsers = {name: parser.eval() for name, parser in fronts.items()}
-    refiners = {SHIPPED_REFINER: ClassAgnosticLRN().eval(), SHIPPED_PARSER: refiner}
+    refiners = {SHIPPED_REFINER: BilateralLRN().eval(), SHIPPED_PARSER: refiner}
     return Session(parsers, refiners, Limits(pixels=2000, confidences=20_000, upload=100_000))
 
 
@@ -113,7 +113,7 @@ def test_a_prediction_of_any_classes_is_refined(session: Session, street: Path, 
     maps = torch.randn(7, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)).numpy()
     np.save(tmp_path / "street.npy", maps)
     answer = session.refine(SHIPPED_REFINER, street, tmp_path / "street.npy")
-    assert [title for title, _ in answer.prediction.stages] == ["prediction", "+ClassAgnosticLRN"]
+    assert [title for title, _ in answer.prediction.stages] == ["prediction", "+BilateralLRN"]
     assert np.array_equal(answer.prediction.stages[0][1], maps.argmax(axis=0))
     assert answer.classes[6] == "class 6"
 
