@@ -145,7 +145,13 @@ def test_a_broken_image_is_named_and_the_others_are_done(
     model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys
 ):
     (scenes / "images" / "1.png").write_bytes(b"not a picture")
-    assert status_of(monkeypatch, "predict", scenes / "images", "-o", tmp_path / "out", "--model", model) == 1
+    arguments = ("-o", tmp_path / "out", "--model", model, "--json", tmp_path / "new" / "images.json")
+    assert status_of(monkeypatch, "predict", scenes / "images", *arguments) == 1
+    first, broken, last = json.loads((tmp_path / "new" / "images.json").read_text())
+    assert first == {"image": f"{scenes}/images/0.png", "labels": f"{tmp_path}/out/0.png", "error": None}
+    assert broken["labels"] is None
+    assert broken["error"].startswith(f"{scenes}/images/1.png: ")
+    assert last["error"] is None
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "2.png"]
     said = capsys.readouterr().err
     assert "1.png" in said

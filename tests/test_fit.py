@@ -140,7 +140,8 @@ def test_the_command_saves_what_passed_and_says_what_it_is_worth(noisy: Path, tm
         argument for kind in ("images", "labels", "predictions") for argument in (f"--{kind}", str(noisy / kind))
     ]
     output = tmp_path / "new" / "refiner.safetensors"
-    monkeypatch.setattr(sys, "argv", ["rectiseg", "fit", *folders, "-o", str(output), "--steps", "40"])
+    scores = ["--json", str(tmp_path / "scores.json")]
+    monkeypatch.setattr(sys, "argv", ["rectiseg", "fit", *folders, "-o", str(output), "--steps", "40", *scores])
     with pytest.raises(SystemExit) as exit:
         cli.main()
     said = capsys.readouterr().out
@@ -149,6 +150,10 @@ def test_the_command_saves_what_passed_and_says_what_it_is_worth(noisy: Path, tm
     assert "mean IoU +" in said
     assert "on 4 images held back in 4 runs" in said
     assert f"{output}: the fitted refiner" in said
+    measured = json.loads((tmp_path / "scores.json").read_text())
+    difference = measured["after"]["mean_iou"] - measured["before"]["mean_iou"]
+    assert measured["gain"]["mean_iou"] == pytest.approx(difference)
+    assert measured["kept"]
 
 
 def test_the_command_saves_the_identity_otherwise(perfect: Path, tmp_path: Path, monkeypatch, capsys):

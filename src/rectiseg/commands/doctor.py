@@ -1,12 +1,11 @@
 """`rectiseg doctor`: find what is wrong with a data set."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from rectiseg.commands.options import DatasetChoice, OptionalPath
+from rectiseg.commands.options import DatasetChoice, JsonFile, OptionalPath, write_json
 
 
 def doctor(
@@ -18,7 +17,7 @@ def doctor(
     data: OptionalPath = None,
     predictions: OptionalPath = None,
     classes: Annotated[str | None, arg(metavar="FILE|N", help_behavior_hint="")] = None,
-    json_file: Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Find what is wrong with a data set, and say what mends it. Exit status: 0 nothing found, 1 something, 2 refused.
 
@@ -40,7 +39,6 @@ def doctor(
     """
     from rich.console import Console
 
-    from rectiseg.data.files import atomic_path
     from rectiseg.doctor.classes import classes_of
     from rectiseg.doctor.examine import examine
     from rectiseg.doctor.files import dataset_parts, folder_parts, with_predictions
@@ -57,8 +55,6 @@ def doctor(
     if predictions is not None:
         parts, lonely = with_predictions(parts, predictions, by_stem=data is not None)
         findings += lonely
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
     with ProgressReporter() as reporter:
         found, tallies = examine(parts, known, reporter)
     findings += found
@@ -67,8 +63,7 @@ def doctor(
         console.print(class_table(tallies))
     console.print(finding_table(findings) if findings else "Nothing found.")
     if json_file is not None:
-        with atomic_path(json_file) as path:
-            path.write_text(json.dumps(as_json(findings, tallies), indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, as_json(findings, tallies))
     return 1 if findings else 0
 
 

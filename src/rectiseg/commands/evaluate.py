@@ -1,17 +1,11 @@
 """`rectiseg evaluate`: measure a model."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import (
-    DatasetChoice,
-    OptionalPath,
-    device_named,
-    fused,
-)
+from rectiseg.commands.options import DatasetChoice, JsonFile, OptionalPath, device_named, fused, write_json
 
 
 def evaluate(
@@ -24,7 +18,7 @@ def evaluate(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     boundaries: bool = False,
-    json_file: Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")] = None,
+    json_file: JsonFile = None,
     device: str = "cpu",
 ) -> int:
     """Measure a model after each of its stages: pixel accuracy, mean IoU and the IoU of every class.
@@ -59,14 +53,13 @@ def evaluate(
     parser = load_parser(model).to(device_named(device))
     refiners = {path.stem: load_refiner(path).to(device) for path in refiner}
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is said before hours of measuring
     with ProgressReporter() as reporter:
         further = boundary_measures(len(samples.classes)) if boundaries else {}
         rows = evaluate_parser(fused(parser, scales, flip), refiners, samples, reporter, further)
     Console().print(as_table(rows, samples.classes))
     if json_file is not None:
-        with atomic_path(json_file) as path:
-            path.write_text(json.dumps(as_json(rows, samples.classes), indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, as_json(rows, samples.classes))
         with atomic_path(json_file.with_suffix(".png")) as path:
             as_picture(iou_bars(rows, samples.classes)).save(path)
     return 0

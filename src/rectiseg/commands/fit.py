@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from rectiseg.commands.options import OptionalPath, Output
+from rectiseg.commands.options import JsonFile, OptionalPath, Output, write_json
 
 
 def fit(
@@ -19,6 +19,7 @@ def fit(
     seed: int = 0,
     classes: OptionalPath = None,
     values: Annotated[Literal["logits", "probabilities", "labels"] | None, arg(help_behavior_hint="")] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Fit a refiner to what your model predicted, and keep it only if it does better on images that were held back.
 
@@ -39,11 +40,12 @@ def fit(
         seed: Decides weights, order and crops.
         classes: A classes.json with the classes' names and colours, in the order of the labels.
         values: What the predictions hold; by default it is told from the numbers.
+        json_file: Where to write the scores before and after, the gain and its interval as JSON.
     """
     from rich.console import Console
 
     from rectiseg.data.predicted import open_predicted
-    from rectiseg.evaluate import as_table
+    from rectiseg.evaluate import as_json, as_table
     from rectiseg.fit import fit as fit_refiner
     from rectiseg.machine import machine
     from rectiseg.models.checkpoint import save
@@ -61,6 +63,10 @@ def fit(
     console.print(as_table({"before": before, "after": after}, names))
     about = {"kind": kind, "steps": str(steps), "seed": str(seed), "classes": json.dumps(names), "machine": machine()}
     save(fitted.kept, output, about | {"gain": fitted.sentence})
+    if json_file is not None:
+        gain = {"mean_iou": fitted.gain.value, "low": fitted.gain.low, "high": fitted.gain.high}
+        rows = as_json({"before": before, "after": after}, names)
+        write_json(json_file, {**rows, "gain": gain, "kept": fitted.passed})
     for sentence in fitted.worse(names):
         print(sentence)
     print(fitted.sentence)

@@ -1,12 +1,16 @@
 """What several commands take, and how it is read."""
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 if TYPE_CHECKING:
+    from rectiseg.inference import Failure, Job
     from rectiseg.models.combine import SceneParser
     from rectiseg.models.fusion import MultiScale
     from rectiseg.recipes import Recipe
@@ -19,6 +23,7 @@ Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, arg(aliases=["-o"], metavar="PATH", help_behavior_hint="")]
 EncoderWeights = Annotated[Literal["random"] | Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+JsonFile = Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")]
 OptionalDataset = Annotated[DatasetChoice | None, arg(help_behavior_hint="")]
 OptionalEncoder = Annotated[EncoderChoice | None, arg(help_behavior_hint="")]
 StageChoice = Literal[
@@ -52,3 +57,27 @@ def device_named(name: str) -> str:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"--device {name} cannot be used here ({reason}): choose another, such as cpu") from error
     return name
+
+
+def write_json(path: Path, content: Any) -> None:
+    from rectiseg.data.files import atomic_path
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def ended(jobs: "Sequence[Job | Failure]", failures: "Sequence[Failure]", json_file: Path | None) -> int:
+    """Say what has no result, and where wanted write down what became of every image; returns the exit status."""
+    for failure in failures:
+        print(f"rectiseg: {failure.sentence}", file=sys.stderr)
+    if json_file is not None:
+        from rectiseg.inference import Job
+
+        errors = {failure.image: failure.sentence for failure in failures}
+        results = {job.image: str(job.labels) for job in jobs if isinstance(job, Job) and job.image not in errors}
+        images = [
+            {"image": str(job.image), "labels": results.get(job.image), "error": errors.get(job.image)} for job in jobs
+        ]
+        write_json(json_file, images)
+    return 1 if failures else 0

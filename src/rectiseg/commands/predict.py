@@ -1,12 +1,11 @@
 """`rectiseg predict`: parse images."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import OptionalPath, Output, device_named, fused
+from rectiseg.commands.options import JsonFile, OptionalPath, Output, device_named, ended, fused
 
 
 def predict(
@@ -19,6 +18,7 @@ def predict(
     ids: Annotated[Literal["cityscapes", "ade20k"] | None, arg(help_behavior_hint="")] = None,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    json_file: JsonFile = None,
     device: str = "cpu",
 ) -> int:
     """Parse images and rectify the result. Every image gets a label map of its size, a PNG of class indices.
@@ -35,6 +35,7 @@ def predict(
         ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.
         scales: Take the mean of what the model says of the image at each of these scales.
         flip: And of its mirror image.
+        json_file: Where to write, as JSON, every image with its label map or with what is wrong with it.
         device: cpu, cuda, ...
     """
     from rectiseg.data.submissions import refuse_other_classes
@@ -62,6 +63,4 @@ def predict(
             Wanted(overlay, panel, probabilities, ids),
             reporter.advance,
         )
-    for failure in failures:
-        print(f"rectiseg: {failure.sentence}", file=sys.stderr)
-    return 1 if failures else 0
+    return ended(jobs, failures, json_file)

@@ -1,12 +1,11 @@
 """`rectiseg refine`: mend what another model predicted."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import OptionalPath, Output, device_named
+from rectiseg.commands.options import JsonFile, OptionalPath, Output, device_named, ended
 
 
 def refine(
@@ -19,6 +18,7 @@ def refine(
     overlay: bool = False,
     panel: bool = False,
     probabilities: bool = False,
+    json_file: JsonFile = None,
     device: str = "cpu",
 ) -> int:
     """Refine what another model predicted. Every image gets a label map of its size, a PNG of class indices.
@@ -37,6 +37,7 @@ def refine(
         overlay: Write the labels' colours over the image, too.
         panel: Write the image, the labels before and after, and the changed pixels side by side, too.
         probabilities: Write the probability of every class, too.
+        json_file: Where to write, as JSON, every image with its label map or with what is wrong with it.
         device: cpu, cuda, ...
     """
     from rectiseg.data.datasets import read_classes
@@ -53,8 +54,6 @@ def refine(
     with ProgressReporter() as reporter:
         reporter.stage("refine", len(jobs))
         failures = refine_files(refine, jobs, names, palette, Wanted(overlay, panel, probabilities), reporter.advance)
-    for failure in failures:
-        print(f"rectiseg: {failure.sentence}", file=sys.stderr)
     if refine.read:
         print(refine.summary)
-    return 1 if failures else 0
+    return ended(jobs, failures, json_file)
