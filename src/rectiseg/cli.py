@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
+from rectiseg.commands.batch import batch
 from rectiseg.commands.confidences import confidences
 from rectiseg.commands.doctor import doctor
 from rectiseg.commands.evaluate import evaluate
@@ -21,6 +22,7 @@ def main() -> None:
     """Run the command line and leave with its status."""
     commands: dict[str, Callable[..., int]] = {
         "predict": predict,
+        "batch": batch,
         "refine": refine,
         "fit": fit,
         "evaluate": evaluate,

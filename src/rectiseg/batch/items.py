@@ -1,0 +1,79 @@
+"""Which image's label map goes where."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rectiseg.batch.places import absolute, file_system, files_below, images_at, is_remote, publish
+from rectiseg.data.files import atomic_path
+from rectiseg.inference import Job
+
+SETTINGS = "batch.json"
+
+
+@dataclass(frozen=True)
+class Item:
+    """The places of an image and of its label map."""
+
+    image: str
+    labels: str
+
+
+def plan(source: str, output: str) -> list[Item]:
+    """Below the output the tree of the source is kept; a plan that would read or overwrite a result is refused."""
+    output = absolute(output)
+    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{output}: lies in {source}, where images are searched for; choose a folder outside it")
+    jobs = {
+        place: Job(Path(place), Path(relative.with_suffix(".png"))) for place, relative in images_at(source).items()
+    }
+    inside = next((place for place in jobs if place.startswith(f"{output}/")), None)
+    if inside is not None:
+        raise ValueError(f"{inside}: an input among the results; choose another output than {output}")
+    refuse_collisions(list(jobs.values()))
+    return [Item(place, f"{output}/{job.labels.as_posix()}") for place, job in jobs.items()]
+
+
+def refuse_collisions(jobs: Sequence[Job]) -> None:
+    """Of all targets of every job, as `rectiseg.inference.refuse_collisions`, without a look at the disk."""
+    owners: dict[Path, Path] = {}
+    for job in jobs:
+        first = owners.setdefault(job.labels, job.image)
+        if first != job.image:
+            raise ValueError(f"{first} and {job.image}: both would be written to {job.labels}; rename one")
+    for job in jobs:
+        for target in job.targets[1:]:
+            if target in owners:
+                raise ValueError(f"{owners[target]} and {job.image}: both would be written to {target}; rename one")
+
+
+def claim(output: str, settings: Mapping[str, object]) -> set[str]:
+    """What lies in the folder of the results; ValueError where other settings, or none that are known, made it."""
+    output = absolute(output)
+    place = f"{output}/{SETTINGS}"
+    existing = files_below(output)
+    text = json.dumps(settings, indent=2) + "\n"
+    if place in existing:
+        files, path = file_system(place)
+        if files.cat_file(path).decode() != text:
+            raise ValueError(f"{output}: holds results of another model or other options; choose another folder")
+    elif existing:
+        raise ValueError(f"{output}: holds files, but no {SETTINGS} that says what made them; choose another folder")
+    else:
+        write_text(place, text)
+    return existing
+
+
+def write_text(place: str, text: str) -> None:
+    """Whole or not at all."""
+    if is_remote(place):
+        with TemporaryDirectory() as folder:
+            file = Path(folder, SETTINGS)
+            file.write_text(text, encoding="utf-8")
+            publish(file, place)
+        return
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(Path(place)) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,49 @@
+"""What became of every input: one JSON object a line."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rectiseg.batch.items import Item
+from rectiseg.data.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Record:
+    """An input with its label map, or with the sentence that says why there is none.
+
+    ``size`` is (width, height); ``seconds`` passed until the result was written, reading ahead not counted. Both are
+    None for a result that a killed run wrote without a line. ``model`` is the model's fingerprint.
+    """
+
+    input: str
+    output: str
+    size: tuple[int, int] | None
+    seconds: float | None
+    model: str
+    error: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+
+
+def remaining(path: Path, items: Sequence[Item], existing: Collection[str], model: str) -> list[Item]:
+    """What is still to do. The manifest is left with a line for every result that exists, and no others."""
+    done = {record.output: record for record in read(path) if record.error is None and record.output in existing}
+    for item in items:
+        if item.labels in existing:
+            done.setdefault(item.labels, Record(item.image, item.labels, None, None, model))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(record.to_json() for record in done.values())
+    return [item for item in items if item.labels not in existing]
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The lines of a manifest, if there is one; what a killed run half wrote is passed over."""
+    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        for line in file:
+            with suppress(json.JSONDecodeError):
+                yield Record(**json.loads(line))

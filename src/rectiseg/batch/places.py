@@ -1,0 +1,109 @@
+"""A place is an absolute path, or the address of a file elsewhere, such as s3://bucket/a.jpg, which fsspec reaches."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rectiseg.data.images import IMAGE_SUFFIXES, find_images
+
+WILDCARDS = "*?["
+
+
+def is_remote(place: str) -> bool:
+    return "://" in place
+
+
+def file_system(place: str) -> tuple[Any, str]:
+    """What reaches the place, and the place as that knows it."""
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{place}: cannot be reached ({error}); install what fsspec needs for it") from error
+
+
+def absolute(place: str) -> str:
+    """The one name by which a place is known here."""
+    if not is_remote(place):
+        return str(Path(place).absolute())
+    files, path = file_system(place)
+    return files.unstrip_protocol(path).rstrip("/")
+
+
+def images_at(source: str) -> dict[str, PurePosixPath]:
+    """Every image of a folder, a glob, a list (.txt) or a file, with its path below it.
+
+    Relative lines of a list start at its folder and keep their path; of absolute lines the root or the scheme is left
+    out. A source without images raises ValueError.
+    """
+    if source.endswith(".txt"):
+        found = dict(listed(source))
+    elif is_remote(source) or any(sign in source for sign in WILDCARDS):
+        found = dict(searched(source))
+    else:
+        root = Path(source).absolute()
+        images = find_images([root])
+        found = {
+            str(image): PurePosixPath(image.relative_to(root if root.is_dir() else root.parent)) for image in images
+        }
+    if not found:
+        raise ValueError(f"{source}: no images ({' '.join(sorted(IMAGE_SUFFIXES))}) are there")
+    return found
+
+
+def listed(source: str) -> Iterator[tuple[str, PurePosixPath]]:
+    files, path = file_system(source)
+    if not files.isfile(path):
+        raise ValueError(f"{source}: no such list; name a file with the path of one image a line")
+    for line in filter(None, map(str.strip, files.cat_file(path).decode().splitlines())):
+        anchored = is_remote(line) or line.startswith("/")
+        relative = PurePosixPath(line.partition("://")[2] or line).relative_to("/" if line.startswith("/") else "")
+        if ".." in relative.parts:
+            raise ValueError(f"{source}: {line} leads out of the results' folder; write its path without ..")
+        yield absolute(line if anchored else f"{source.rpartition('/')[0] or '.'}/{line}"), relative
+
+
+def searched(source: str) -> Iterator[tuple[str, PurePosixPath]]:
+    """By fsspec, in the order of names; hidden ones are passed over."""
+    files, path = file_system(source)
+    pattern = any(sign in path for sign in WILDCARDS)
+    first = min((path.index(sign) for sign in WILDCARDS if sign in path), default=len(path))
+    root = path[:first].rpartition("/")[0] if pattern or files.isfile(path) else path
+    for image in sorted(files.glob(path) if pattern else files.find(path)):
+        relative = PurePosixPath(image).relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if relative.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+            yield files.unstrip_protocol(image) if is_remote(source) else image, relative
+
+
+def files_below(folder: str) -> set[str]:
+    """The places of all files there; none where there is no such folder."""
+    if is_remote(folder):
+        files, path = file_system(folder)
+        return {files.unstrip_protocol(found) for found in files.find(path)}
+    return {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}  # noqa: PTH118 - millions
+
+
+def fetch(place: str, folder: Path) -> Path:
+    """The file itself, or of a remote one a copy in the folder; ValueError where it cannot be had."""
+    if not is_remote(place):
+        return Path(place)
+    files, path = file_system(place)
+    copy = folder / PurePosixPath(path).name
+    try:
+        files.get_file(path, copy)
+    except Exception as error:  # every file system has its own
+        raise ValueError(f"{place}: cannot be fetched ({error or type(error).__name__})") from error
+    return copy
+
+
+def publish(file: Path, place: str) -> None:
+    """Put a local file at a remote place, under another name until it is whole."""
+    files, path = file_system(place)
+    target = PurePosixPath(path)
+    hidden = str(target.with_name(f".{target.name}.part"))
+    files.makedirs(str(target.parent), exist_ok=True)
+    files.put_file(str(file), hidden)
+    files.mv(hidden, str(target))
