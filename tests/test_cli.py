@@ -34,7 +34,19 @@ from rectiseg.train import StageName, Training
 
 ROOT = Path(__file__).parent.parent
 STREET = ROOT / "examples" / "street.jpg"
-COMMANDS = ("predict", "refine", "fit", "evaluate", "train", "confidences", "table2", "doctor", "export", "report")
+COMMANDS = (
+    "predict",
+    "batch",
+    "refine",
+    "fit",
+    "evaluate",
+    "train",
+    "confidences",
+    "table2",
+    "doctor",
+    "export",
+    "report",
+)
 
 
 @pytest.fixture(scope="module")

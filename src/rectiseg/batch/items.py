@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rectiseg.batch.places import absolute, file_system, files_below, images_at, is_remote, publish
-from rectiseg.data.files import atomic_path
+from rectiseg.batch.places import absolute, file_system, files_below, images_at, publish
 from rectiseg.inference import Job
 
 SETTINGS = "batch.json"
@@ -62,18 +61,8 @@ def claim(output: str, settings: Mapping[str, object]) -> set[str]:
     elif existing:
         raise ValueError(f"{output}: holds files, but no {SETTINGS} that says what made them; choose another folder")
     else:
-        write_text(place, text)
-    return existing
-
-
-def write_text(place: str, text: str) -> None:
-    """Whole or not at all."""
-    if is_remote(place):
         with TemporaryDirectory() as folder:
             file = Path(folder, SETTINGS)
             file.write_text(text, encoding="utf-8")
             publish(file, place)
-        return
-    Path(place).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(Path(place)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return existing

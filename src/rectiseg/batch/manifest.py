@@ -46,4 +46,5 @@ def read(path: Path) -> Iterator[Record]:
     with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
         for line in file:
             with suppress(json.JSONDecodeError):
-                yield Record(**json.loads(line))
+                entries = json.loads(line)
+                yield Record(**entries | {"size": entries["size"] and tuple(entries["size"])})

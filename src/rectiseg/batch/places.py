@@ -59,7 +59,7 @@ def listed(source: str) -> Iterator[tuple[str, PurePosixPath]]:
         raise ValueError(f"{source}: no such list; name a file with the path of one image a line")
     for line in filter(None, map(str.strip, files.cat_file(path).decode().splitlines())):
         anchored = is_remote(line) or line.startswith("/")
-        relative = PurePosixPath(line.partition("://")[2] or line).relative_to("/" if line.startswith("/") else "")
+        relative = PurePosixPath((line.partition("://")[2] or line).lstrip("/"))
         if ".." in relative.parts:
             raise ValueError(f"{source}: {line} leads out of the results' folder; write its path without ..")
         yield absolute(line if anchored else f"{source.rpartition('/')[0] or '.'}/{line}"), relative
@@ -100,7 +100,7 @@ def fetch(place: str, folder: Path) -> Path:
 
 
 def publish(file: Path, place: str) -> None:
-    """Put a local file at a remote place, under another name until it is whole."""
+    """Copy a local file to a place, where it has another name until it is whole."""
     files, path = file_system(place)
     target = PurePosixPath(path)
     hidden = str(target.with_name(f".{target.name}.part"))

@@ -95,8 +95,8 @@ class Pool:
                 records = self.ray.get(reference)
             except self.ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            except (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError):
-                self.replace(seat)
+            except (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError) as error:
+                self.replace(seat, str(error))
                 if seat.suspect:
                     yield from (lost(item, self.task.model) for item in done)
                 else:
@@ -127,7 +127,7 @@ class Pool:
         seat.held.append(items)
         self.running[reference], self.given[reference] = seat, items
 
-    def replace(self, seat: Seat) -> None:
+    def replace(self, seat: Seat, reason: str) -> None:
         """Once, however much was lost with it."""
         if seat not in self.seats:
             return
@@ -136,10 +136,10 @@ class Pool:
         if not seat.ready:
             self.starts_failed += 1
         if self.starts_failed == STARTS:
-            raise ValueError(f"{STARTS} workers in a row died before they had their model: is there memory for it?")
+            raise ValueError(f"{STARTS} workers in a row died before they had their model; the last: {reason}")
         self.hire()
 
 
 def lost(item: Item, model: str) -> Record:
-    sentence = f"{item.image}: two workers died of it, the second with nothing else to do; take it out or mend it"
+    sentence = f"{item.image}: two workers died of it, the second with nothing else to do; take it out"
     return Record(item.image, item.labels, None, None, model, sentence)

@@ -78,6 +78,8 @@ def batch(
     path = None if model is None else model.absolute()
     task = Task(partial(load_fused, path, scales, flip, device), digest, *names_and_colors(parser), wanted, batch_size)
     failed = 0
+    if not todo:
+        return 0
     with cluster(ray_address), lines.open("a", encoding="utf-8", buffering=1) as file, ProgressReporter() as reporter:
         reporter.stage("batch", len(items))
         reporter.step(len(items) - len(todo))

@@ -1,0 +1,158 @@
+"""What a batch reads and where its results go, without a cluster: the worker is called in this process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rectiseg.batch.items import Item, claim, plan
+from rectiseg.batch.manifest import Record, read, remaining
+from rectiseg.batch.worker import Task, Worker
+from rectiseg.data.images import read_label_map
+from rectiseg.inference import Wanted
+
+CLASSES = ("red", "green", "blue")
+PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
+
+
+class Brightest(nn.Module):
+    """The class of a pixel is its strongest channel; it remembers what shapes it saw; its memory has a limit."""
+
+    def __init__(self, limit: int = 99):
+        super().__init__()
+        self.limit = limit
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image) > self.limit:
+            raise torch.OutOfMemoryError("no memory is left")
+        self.seen.append(tuple(image.shape))
+        return 5 * image
+
+
+def working(parser: nn.Module, batch_size: int = 1, wanted: Wanted | None = None) -> Worker:
+    worker = Worker(Task(lambda: parser, "5e55", CLASSES, PALETTE, wanted or Wanted(), batch_size))
+    worker.load()
+    return worker
+
+
+def placed(items: list[Item], output: Path) -> dict[str, str]:
+    """The names of the images by their results' paths."""
+    return {Path(item.labels).relative_to(output).as_posix(): Path(item.image).name for item in items}
+
+
+def address(path: Path) -> str:
+    """A local file as fsspec reaches remote ones."""
+    return f"file://{path}"
+
+
+def test_a_folder_and_its_address_keep_their_tree(photos: Path, tmp_path: Path):
+    expected = {"1.png": "1.png", "may/2.png": "2.jpg", "may/3.png": "3.png"}
+    for source in (str(photos), address(photos)):
+        assert placed(plan(source, str(tmp_path / "out")), tmp_path / "out") == expected
+
+
+def test_a_glob_keeps_the_tree_below_its_first_wildcard(photos: Path, tmp_path: Path):
+    expected = {"may/2.png": "2.jpg", "may/3.png": "3.png"}
+    for source in (f"{photos}/m*/*", address(photos / "m*" / "*")):
+        assert placed(plan(source, str(tmp_path / "out")), tmp_path / "out") == expected
+
+
+def test_a_list_keeps_the_paths_that_it_names(photos: Path, tmp_path: Path):
+    lines = tmp_path / "photos.txt"
+    lines.write_text(f"photos/1.png\n\n{photos}/may/2.jpg\n{address(photos)}/may/3.png\n")
+    below = photos.as_posix().lstrip("/")
+    items = plan(str(lines), str(tmp_path / "out"))
+    assert list(placed(items, tmp_path / "out")) == ["photos/1.png", f"{below}/may/2.png", f"{below}/may/3.png"]
+    assert items[0].image == str(photos / "1.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "sentence"),
+    [
+        ("photos", "photos/out", "lies in"),
+        ("photos/may/*", "photos/may", "among the results"),
+        ("photos/june/*", "out", "no images"),
+        ("photos.txt", "out", "no such list"),
+        ("away.txt", "out", "leads out of the results' folder"),
+        ("twins", "out", "both would be written to"),
+        ("nowhere://photos", "out", "cannot be reached"),
+    ],
+)
+def test_wrong_use_is_refused_by_name(source: str, output: str, sentence: str, photos: Path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "away.txt").write_text("photos/../../1.png\n")
+    (tmp_path / "twins").mkdir()
+    for name in ("a.png", "a_overlay.png"):
+        Image.open(photos / "1.png").save(tmp_path / "twins" / name)
+    with pytest.raises(ValueError, match=sentence):
+        plan(source, output)
+
+
+def test_results_of_other_options_and_of_unknown_ones_are_not_mixed(tmp_path: Path):
+    output = str(tmp_path / "out")
+    assert claim(output, {"model": "a"}) == set()
+    assert claim(output, {"model": "a"}) == {f"{output}/batch.json"}
+    with pytest.raises(ValueError, match="of another model or other options"):
+        claim(output, {"model": "b"})
+    (tmp_path / "1.png").touch()
+    with pytest.raises(ValueError, match=r"no batch\.json"):
+        claim(str(tmp_path), {"model": "a"})
+
+
+def test_results_go_to_remote_places_whole(photos: Path, tmp_path: Path):
+    items = plan(address(photos), address(tmp_path / "out"))
+    records = working(Brightest(), wanted=Wanted(overlay=True)).do(items)
+    assert [(record.size, record.error) for record in records] == [((7, 6), None)] * 3
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    expected = [f"{name}{kind}.png" for name in ("1", "may/2", "may/3") for kind in ("", "_overlay")]
+    assert written == expected
+    np.testing.assert_array_equal(read_label_map(tmp_path / "out" / "1.png"), np.repeat([[0], [2]], 3, 0).repeat(7, 1))
+
+
+def test_what_cannot_be_fetched_or_decoded_is_named_by_its_place(photos: Path, tmp_path: Path):
+    (photos / "1.png").write_bytes(b"not a picture")
+    items = [
+        *plan(address(photos), address(tmp_path / "out")),
+        Item(address(photos / "4.png"), address(tmp_path / "4")),
+    ]
+    *records, missing = working(Brightest()).do(items)
+    assert [record.error is None for record in records] == [False, True, True]
+    assert str(records[0].error).startswith(f"{items[0].image}: empty, broken")
+    assert str(missing.error).startswith(f"{items[3].image}: cannot be fetched")
+
+
+def sizes(folder: Path, *shapes: tuple[int, int]) -> list[Item]:
+    folder.mkdir()
+    for number, (width, height) in enumerate(shapes):
+        Image.new("RGB", (width, height), (number, 200, 0)).save(folder / f"{number}.png")
+    return plan(str(folder), f"{folder}_out")
+
+
+def test_images_of_equal_size_pass_together_as_many_as_are_wished(tmp_path: Path):
+    items = sizes(tmp_path / "mixed", (7, 5), (3, 4), (7, 5), (7, 5))
+    parser = Brightest()
+    records = working(parser, batch_size=2).do(items)
+    assert parser.seen == [(2, 3, 5, 7), (1, 3, 4, 3), (1, 3, 5, 7)]
+    assert [record.size for record in records] == [(7, 5), (3, 4), (7, 5), (7, 5)]
+
+
+def test_what_does_not_fit_in_memory_together_is_parsed_one_by_one(tmp_path: Path):
+    items = sizes(tmp_path / "equal", (7, 5), (7, 5))
+    parser = Brightest(limit=1)
+    assert [record.error for record in working(parser, batch_size=2).do(items)] == [None, None]
+    assert parser.seen == [(1, 3, 5, 7)] * 2
+
+
+def test_the_manifest_ends_up_with_a_line_for_every_result(tmp_path: Path):
+    lines = tmp_path / "manifest.jsonl"
+    items = [Item(f"/{name}.jpg", f"/{name}.png") for name in "abcd"]
+    done = Record("/a.jpg", "/a.png", (7, 5), 0.5, "5e55")
+    failed = Record("/b.jpg", "/b.png", None, None, "5e55", "/b.jpg: broken")
+    lines.write_text(done.to_json() + failed.to_json() + done.to_json()[:20])
+    todo = remaining(lines, items, {"/a.png", "/c.png"}, "5e55")
+    assert todo == [items[1], items[3]]
+    assert [(record.output, record.seconds) for record in read(lines)] == [("/a.png", 0.5), ("/c.png", None)]
