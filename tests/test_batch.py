@@ -153,5 +153,5 @@ def test_a_worker_that_is_killed_loses_nothing(survived: dict[str, Record]):
 
 def test_an_image_that_kills_its_workers_is_named_and_no_other(survived: dict[str, Record]):
     (named,) = (record for record in survived.values() if record.error)
-    assert named.error == f"{named.input}: two workers died of it, the second with nothing else to do; take it out"
+    assert named.error == f"{named.input}: 2 workers died while they had nothing else to do; take it out or mend it"
     assert Path(named.input).stem == "05"

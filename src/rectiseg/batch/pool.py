@@ -6,7 +6,7 @@ for ever, or, told not to, drops it together with the batches that waited for th
 
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,9 @@ IN_FLIGHT = 3
 
 STARTS = 3
 """So many workers that die in a row before they have their model end the run."""
+
+LIVES = 2
+"""So many workers that die of one item alone are enough: one of them may have been killed by chance."""
 
 Items = tuple[Item, ...]
 
@@ -77,10 +80,11 @@ class Pool:
         self.seats: list[Seat] = []
         self.running: dict[Any, Seat] = {}
         self.given: dict[Any, Items] = {}
+        self.deaths: Counter[Item] = Counter()  # of workers that had nothing else to do
         self.starts_failed = 0
 
     def results(self, items: Sequence[Item]) -> Iterator[Record]:
-        """As they come. What was lost with a worker is done again, last and alone; what is lost then too is named."""
+        """As they come. What was lost with a worker is done again, last and alone; what is lost so twice is named."""
         together = max(TOGETHER, self.task.batch_size)
         waiting = deque(tuple(items[start : start + together]) for start in range(0, len(items), together))
         suspects: deque[Items] = deque()
@@ -97,10 +101,9 @@ class Pool:
                 raise error.cause from None
             except (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError) as error:
                 self.replace(seat, str(error))
-                if seat.suspect:
-                    yield from (lost(item, self.task.model) for item in done)
-                else:
-                    suspects.extend((item,) for item in done)
+                self.deaths.update(done if seat.suspect else ())
+                suspects.extend((item,) for item in done if self.deaths[item] < LIVES)
+                yield from (lost(item, self.task.model) for item in done if self.deaths[item] == LIVES)
                 continue
             if not seat.ready:
                 seat.ready, self.starts_failed = True, 0
@@ -141,5 +144,5 @@ class Pool:
 
 
 def lost(item: Item, model: str) -> Record:
-    sentence = f"{item.image}: two workers died of it, the second with nothing else to do; take it out"
+    sentence = f"{item.image}: {LIVES} workers died while they had nothing else to do; take it out or mend it"
     return Record(item.image, item.labels, None, None, model, sentence)
