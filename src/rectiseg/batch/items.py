@@ -1,7 +1,8 @@
 """Which image's label map goes where."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,11 @@ from rectiseg.inference import Job
 SETTINGS = "batch.json"
 
 
-@dataclass(frozen=True)
+LABELS, *BESIDE = (target.name.removeprefix("image") for target in Job(Path(), Path("image.png")).targets)
+"""How the names of an image's results end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """The places of an image and of its label map."""
 
@@ -25,27 +30,25 @@ def plan(source: str, output: str) -> list[Item]:
     output = absolute(output)
     if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{output}: lies in {source}, where images are searched for; choose a folder outside it")
-    jobs = {
-        place: Job(Path(place), Path(relative.with_suffix(".png"))) for place, relative in images_at(source).items()
-    }
-    inside = next((place for place in jobs if place.startswith(f"{output}/")), None)
+    stems = {place: os.path.splitext(relative)[0] for place, relative in images_at(source).items()}  # noqa: PTH122
+    inside = next((place for place in stems if place.startswith(f"{output}/")), None)
     if inside is not None:
         raise ValueError(f"{inside}: an input among the results; choose another output than {output}")
-    refuse_collisions(list(jobs.values()))
-    return [Item(place, f"{output}/{job.labels.as_posix()}") for place, job in jobs.items()]
+    refuse_collisions(stems)
+    return [Item(place, f"{output}/{stem}{LABELS}") for place, stem in stems.items()]
 
 
-def refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Of all targets of every job, as `rectiseg.inference.refuse_collisions`, without a look at the disk."""
-    owners: dict[Path, Path] = {}
-    for job in jobs:
-        first = owners.setdefault(job.labels, job.image)
-        if first != job.image:
-            raise ValueError(f"{first} and {job.image}: both would be written to {job.labels}; rename one")
-    for job in jobs:
-        for target in job.targets[1:]:
+def refuse_collisions(stems: Mapping[str, str]) -> None:
+    """Of all targets of every place: options then never decide whether a plan is good."""
+    owners: dict[str, str] = {}
+    for place, stem in stems.items():
+        first = owners.setdefault(f"{stem}{LABELS}", place)
+        if first != place:
+            raise ValueError(f"{first} and {place}: both would be written to {stem}{LABELS}; rename one")
+    for place, stem in stems.items():
+        for target in (f"{stem}{ending}" for ending in BESIDE):
             if target in owners:
-                raise ValueError(f"{owners[target]} and {job.image}: both would be written to {target}; rename one")
+                raise ValueError(f"{owners[target]} and {place}: both would be written to {target}; rename one")
 
 
 def claim(output: str, settings: Mapping[str, object]) -> set[str]:

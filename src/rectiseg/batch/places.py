@@ -32,7 +32,7 @@ def absolute(place: str) -> str:
     return files.unstrip_protocol(path).rstrip("/")
 
 
-def images_at(source: str) -> dict[str, PurePosixPath]:
+def images_at(source: str) -> dict[str, str]:
     """Every image of a folder, a glob, a list (.txt) or a file, with its path below it.
 
     Relative lines of a list start at its folder and keep their path; of absolute lines the root or the scheme is left
@@ -45,27 +45,26 @@ def images_at(source: str) -> dict[str, PurePosixPath]:
     else:
         root = Path(source).absolute()
         images = find_images([root])
-        found = {
-            str(image): PurePosixPath(image.relative_to(root if root.is_dir() else root.parent)) for image in images
-        }
+        found = {str(image): image.relative_to(root if root.is_dir() else root.parent).as_posix() for image in images}
     if not found:
         raise ValueError(f"{source}: no images ({' '.join(sorted(IMAGE_SUFFIXES))}) are there")
     return found
 
 
-def listed(source: str) -> Iterator[tuple[str, PurePosixPath]]:
+def listed(source: str) -> Iterator[tuple[str, str]]:
     files, path = file_system(source)
     if not files.isfile(path):
         raise ValueError(f"{source}: no such list; name a file with the path of one image a line")
+    folder = absolute(source).rpartition("/")[0]
     for line in filter(None, map(str.strip, files.cat_file(path).decode().splitlines())):
         anchored = is_remote(line) or line.startswith("/")
-        relative = PurePosixPath((line.partition("://")[2] or line).lstrip("/"))
-        if ".." in relative.parts:
+        relative = (line.partition("://")[2] or line).lstrip("/")
+        if ".." in relative.split("/"):
             raise ValueError(f"{source}: {line} leads out of the results' folder; write its path without ..")
-        yield absolute(line if anchored else f"{source.rpartition('/')[0] or '.'}/{line}"), relative
+        yield line if anchored else f"{folder}/{relative}", relative
 
 
-def searched(source: str) -> Iterator[tuple[str, PurePosixPath]]:
+def searched(source: str) -> Iterator[tuple[str, str]]:
     """By fsspec, in the order of names; hidden ones are passed over."""
     files, path = file_system(source)
     pattern = any(sign in path for sign in WILDCARDS)
@@ -75,7 +74,7 @@ def searched(source: str) -> Iterator[tuple[str, PurePosixPath]]:
         relative = PurePosixPath(image).relative_to(root)
         hidden = any(part.startswith(".") for part in relative.parts)
         if relative.suffix.lower() in IMAGE_SUFFIXES and not hidden:
-            yield files.unstrip_protocol(image) if is_remote(source) else image, relative
+            yield files.unstrip_protocol(image) if is_remote(source) else image, str(relative)
 
 
 def files_below(folder: str) -> set[str]:
