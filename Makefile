@@ -56,6 +56,7 @@ bench: setup
 	@$(BIN)/python benchmarks/propagate.py
 	@GLIBC_TUNABLES=$(REUSED_MEMORY) $(BIN)/python benchmarks/propagate.py --num-classes 150 --height 512 --width 512
 	@$(BIN)/python benchmarks/propagate_gpu.py
+	@$(BIN)/python benchmarks/refiners.py
 	@$(BIN)/python benchmarks/crf.py
 
 # Not $(MAKE) in its last line: `make -n docs` would run that, and empty the page.

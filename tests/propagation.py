@@ -43,6 +43,16 @@ def value_and_gradients(
     return {"value": refined.detach(), "d/dlogits": logits.grad, "d/dweights": weights.grad}
 
 
+def gradient_alone(operator: Operator, inputs: tuple[Tensor, Tensor], wanted: int) -> Tensor:
+    """That of one input, where the other wants none and gets none."""
+    arguments = [tensor.detach().requires_grad_(index == wanted) for index, tensor in enumerate(inputs)]
+    operator(*arguments).square().sum().backward()
+    assert arguments[1 - wanted].grad is None
+    gradient = arguments[wanted].grad
+    assert gradient is not None
+    return gradient
+
+
 def assert_agree(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
     for name, tensor in ours.items():
         torch.testing.assert_close(

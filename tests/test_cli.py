@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from rectiseg import cli
 from rectiseg.commands import options
+from rectiseg.commands.evaluate import evaluate
 from rectiseg.data.images import read_image
 from rectiseg.data.registry import DatasetName
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
@@ -131,6 +132,11 @@ def test_several_views_are_fused_into_one_answer(model: Path, scenes: Path, tmp_
     arguments = ("evaluate", model, "--dataset", "folder", "--data", scenes, "--json", scores, *views)
     assert status_of(monkeypatch, *arguments) == 0
     assert list(json.loads(scores.read_text())) == ["fused"]
+
+
+def test_scores_that_their_own_picture_would_overwrite_are_refused(scenes: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"end it in \.json"):
+        evaluate(dataset="folder", data=scenes, json_file=tmp_path / "scores.png")
 
 
 def test_label_maps_hold_official_ids_on_request(scenes: Path, tmp_path: Path, monkeypatch):

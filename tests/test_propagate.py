@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from propagation import assert_agree, random_inputs, random_slope, value_and_gradients
+from propagation import assert_agree, gradient_alone, random_inputs, random_slope, value_and_gradients
 from rectiseg.ops.propagate import check, mask_border, neighborhood_of, propagate, propagate_reference
 from rectiseg.ops.propagate_cpu import STRIP
 
@@ -79,13 +79,8 @@ def test_a_constant_slope_can_come_in() -> None:
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_one_gradient_can_be_wanted_alone(wanted: int) -> None:
     inputs = random_inputs(1, 3, 3, 6, 7)
-    gradients = []
-    for operator in (propagate, propagate_reference):
-        arguments = [tensor.detach().requires_grad_(index == wanted) for index, tensor in enumerate(inputs)]
-        operator(*arguments).square().sum().backward()
-        assert arguments[1 - wanted].grad is None
-        gradients.append(arguments[wanted].grad)
-    torch.testing.assert_close(*gradients)
+    ours, expected = (gradient_alone(operator, inputs, wanted) for operator in (propagate, propagate_reference))
+    torch.testing.assert_close(ours, expected)
 
 
 def test_without_pictures_nothing_comes_out() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from propagation import assert_agree, random_scores, random_slope, value_and_gradients
+from propagation import assert_agree, gradient_alone, random_scores, random_slope, value_and_gradients
 from rectiseg.models.lrn import LRN
 from rectiseg.ops.kernels import compiled
 from rectiseg.ops.propagate import (
@@ -71,13 +71,10 @@ def test_memory_can_lie_in_any_order() -> None:
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_one_gradient_can_be_wanted_alone(wanted: int) -> None:
     inputs = random_scores(1, 3, 3, 6, 7)
-    gradients = []
-    for operator in (propagate_scores, propagate_scores_reference):
-        arguments = [tensor.detach().requires_grad_(index == wanted) for index, tensor in enumerate(inputs)]
-        operator(*arguments).square().sum().backward()
-        assert arguments[1 - wanted].grad is None
-        gradients.append(arguments[wanted].grad)
-    torch.testing.assert_close(*gradients)
+    ours, expected = (
+        gradient_alone(operator, inputs, wanted) for operator in (propagate_scores, propagate_scores_reference)
+    )
+    torch.testing.assert_close(ours, expected)
 
 
 def test_without_pictures_nothing_comes_out() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from rectiseg import SceneParser, cli
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.inference import Failure, Wanted
-from rectiseg.models.checkpoint import load, save
+from rectiseg.models.checkpoint import SHIPPED_REFINER, load, save
 from rectiseg.models.class_agnostic import ClassAgnosticLRN
 from rectiseg.models.combine import Cascade
 from rectiseg.models.lrn import LRN
-from rectiseg.refinement import ANY_CLASSES, FileRefiner, plan_refinement, refine, refine_files
+from rectiseg.refinement import FileRefiner, plan_refinement, refine, refine_files
 
 SIZE = (6, 7)
 
@@ -73,9 +73,21 @@ def test_no_gradient_is_kept():
 
 def test_without_a_refiner_the_shipped_lrn_for_any_classes_is_taken():
     image, logits = scene((1,))
-    lrn = load(ANY_CLASSES)
+    lrn = load(SHIPPED_REFINER)
     assert isinstance(lrn, ClassAgnosticLRN)
     torch.testing.assert_close(refine(image, logits), lrn(image, logits))
+
+
+def test_the_shipped_refiner_is_read_once(monkeypatch: pytest.MonkeyPatch):
+    image, logits = scene()
+    first = refine(image, logits)
+    monkeypatch.setattr("rectiseg.refinement.load_refiner", None)
+    assert torch.equal(refine(image, logits), first)
+
+
+def test_the_shipped_refiner_works_where_the_logits_lie():
+    image, logits = scene()
+    assert refine(image, logits.to("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize(

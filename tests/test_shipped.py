@@ -1,4 +1,4 @@
-"""The parser that ships with the package, on real photographs."""
+"""The parser and the refiner that ship with the package, on real photographs."""
 
 from pathlib import Path
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import rectiseg
-from networks import random
+from networks import random, random_logits
 from rectiseg.data.datasets import CamVid, Sample
 from rectiseg.inference import stages
 from rectiseg.metrics import ConfusionMatrix
-from rectiseg.models.checkpoint import SHIPPED, load_parser, read_training
+from rectiseg.models.checkpoint import SHIPPED, SHIPPED_REFINER, load_parser, read_training
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.refinement import default_refiner
 
 ROOT = Path(__file__).parent.parent
-SIXTEEN_MEGABYTES = 16_000_000
+SIXTEEN_MEGABYTES, TWO_MEGABYTES = 16_000_000, 2_000_000
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +64,27 @@ def test_a_street_is_mostly_road_and_sky(parser: SceneParser):
     assert (labels[-100:, 300:800] == parser.classes.index("road")).float().mean() > 0.9
 
 
-def test_its_refiners_mend_more_pixels_than_they_break(parser: SceneParser, samples: list[Sample]):
+@pytest.mark.parametrize("refiner", ["its own", "for any classes"])
+def test_refiners_mend_more_pixels_than_they_break(refiner: str, parser: SceneParser, samples: list[Sample]):
+    refine = parser.refiner if refiner == "its own" else default_refiner()
     before, after = ConfusionMatrix(11), ConfusionMatrix(11)
     with torch.inference_mode():
         for sample in samples:
             image, labels = sample.image[None], sample.labels[None]
             logits = parser.front(image)
             before.update(logits.argmax(dim=1), labels)
-            after.update(parser.refiner(image, logits).argmax(dim=1), labels)
+            after.update(refine(image, logits).argmax(dim=1), labels)
     assert after.scores().pixel_accuracy > before.scores().pixel_accuracy
+
+
+def test_the_refiner_for_any_classes_is_small_and_says_what_it_learned_from():
+    assert SHIPPED_REFINER.stat().st_size < TWO_MEGABYTES
+    assert {"parsers", "steps", "seed", "machine"} <= read_training(SHIPPED_REFINER).keys()
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_it_follows_any_classes(classes: int):
+    image, logits = random(1, 3, 9, 13), random_logits(1, classes, 9, 13)
+    refined = default_refiner()(image, logits)
+    assert refined.shape == logits.shape
+    assert refined.isfinite().all()

@@ -19,15 +19,11 @@ from rectiseg.data.files import atomic_path, save_file
 from rectiseg.intervals import Blocks, Interval, mean_difference
 from rectiseg.machine import machine
 from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy
-from rectiseg.models.checkpoint import identity
-from rectiseg.models.combine import SceneParser
-from rectiseg.models.front import Front
-from rectiseg.models.fusion import Ensemble, MultiScale
+from rectiseg.models.checkpoint import PARSERS, identity
 from rectiseg.progress import Reporter
 from rectiseg.views import ConfidenceViews
 
 SILENT = Reporter()
-PARSERS = (Front, SceneParser, MultiScale, Ensemble)
 
 
 def measures(num_classes: int) -> dict[str, Measure]:

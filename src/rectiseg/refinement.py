@@ -27,15 +27,12 @@ from rectiseg.inference import (
     process,
     refined,
 )
-from rectiseg.models.checkpoint import SHIPPED, load_refiner
+from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 colors_of = cache(visualize.default_palette)
-
-ANY_CLASSES = SHIPPED.with_name("any_classes.safetensors")
-"""An LRN that follows any parser; docs/any_parser.md says what it is worth after some."""
 
 
 def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = None) -> Array:
@@ -57,7 +54,7 @@ def refine(image: Tensor | np.ndarray, logits: Array, refiner: Refiner | None = 
         raise ValueError(f"{len(images)} images and logits of {len(batch)}: give one set of confidence maps an image")
     refuse_another_shape(tuple(batch.shape[-2:]), (images.shape[-2], images.shape[-1]))
     if refiner is None:
-        refiner = default_refiner()
+        refiner = default_refiner(str(batch.device))
     with torch.no_grad():
         better = refiner(images.to(batch.device), resized(batch.float(), images.shape[-2:])).to(maps.dtype)
     better = better if maps.dim() == 4 else better[0]
@@ -80,9 +77,10 @@ def as_images(image: Tensor | np.ndarray) -> Image:
     return pixels.float()
 
 
-def default_refiner() -> nn.Module:
-    """What follows any model and any classes without training: the shipped ClassAgnosticLRN."""
-    return load_refiner(ANY_CLASSES)
+@cache
+def default_refiner(device: str = "cpu") -> nn.Module:
+    """What follows any model and any classes without training: the shipped ClassAgnosticLRN, read once a device."""
+    return load_refiner(SHIPPED_REFINER).to(device)
 
 
 @dataclass(frozen=True)

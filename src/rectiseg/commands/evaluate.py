@@ -53,6 +53,8 @@ def evaluate(
     from rectiseg.progress import ProgressReporter
     from rectiseg.report.figures import iou_bars
 
+    if json_file is not None and json_file.suffix == ".png":
+        raise ValueError(f"{json_file}: the picture beside the JSON will have this name; end it in .json")
     samples = open_dataset(dataset, data, split)
     parser = load_parser(model).to(device_named(device))
     refiners = {path.stem: load_refiner(path).to(device) for path in refiner}

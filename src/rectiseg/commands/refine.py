@@ -47,7 +47,8 @@ def refine(
 
     names, palette = read_classes(classes) if classes is not None else ([], [])
     jobs = plan_refinement(images, predictions, output)
-    network = (default_refiner() if refiner is None else load_refiner(refiner)).to(device_named(device))
+    place = device_named(device)
+    network = default_refiner(place) if refiner is None else load_refiner(refiner).to(place)
     refine = FileRefiner(network, len(names) or None, values, probabilities)
     with ProgressReporter() as reporter:
         reporter.stage("refine", len(jobs))

@@ -37,6 +37,8 @@ KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, 
 FORMAT = 1
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
 """CamVid's eleven classes; docs/model_card.md says what it is worth."""
+SHIPPED_REFINER = SHIPPED.with_name("any_classes.safetensors")
+"""An LRN that follows any parser of any classes; docs/any_parser.md says what it is worth after some."""
 
 
 def describe(module: nn.Module) -> dict[str, Any]:

@@ -5,9 +5,6 @@ Neighbouring pixels and programs find the same logits in the caches, so that mem
 are widened to float32. The statistics are those of `rectiseg.ops.propagate_cpu`.
 """
 
-# pyright: reportArgumentType=false, reportOperatorIssue=false
-# Triton's annotations are for its own compiler: a kernel's constexpr is passed as a plain number.
-
 import torch
 import triton
 import triton.language as tl
