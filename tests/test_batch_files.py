@@ -34,7 +34,7 @@ class Brightest(nn.Module):
 
 
 def working(parser: nn.Module, batch_size: int = 1, wanted: Wanted | None = None) -> Worker:
-    worker = Worker(Task(lambda: parser, "5e55", CLASSES, PALETTE, wanted or Wanted(), batch_size))
+    worker = Worker(Task(lambda: parser, "5e55", lambda _: (CLASSES, PALETTE), wanted or Wanted(), batch_size))
     worker.load()
     return worker
 

@@ -38,7 +38,7 @@ BELOW = {
     "doctor": ["data", "progress"],
     "refinement": ["inference"],
     "export": ["refinement"],
-    "batch": ["inference"],
+    "batch": ["refinement"],
     "server": ["inference"],
     "plots": [],
     "report": ["evaluate", "plots"],

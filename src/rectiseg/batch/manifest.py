@@ -1,8 +1,7 @@
 """What became of every input: one JSON object a line."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rectiseg.batch.items import Item
 from rectiseg.data.files import atomic_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """An input with its label map, or with the sentence that says why there is none.
 
@@ -20,13 +19,13 @@ class Record:
 
     input: str
     output: str
-    size: tuple[int, int] | None
+    size: Sequence[int] | None
     seconds: float | None
     model: str
     error: str | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self)) + "\n"
 
 
 def remaining(path: Path, items: Sequence[Item], existing: Collection[str], model: str) -> list[Item]:
@@ -41,10 +40,15 @@ def remaining(path: Path, items: Sequence[Item], existing: Collection[str], mode
     return [item for item in items if item.labels not in existing]
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The lines of a manifest, if there is one; what a killed run half wrote is passed over."""
-    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
-        for line in file:
-            with suppress(json.JSONDecodeError):
-                entries = json.loads(line)
-                yield Record(**entries | {"size": entries["size"] and tuple(entries["size"])})
+def read(path: Path) -> list[Record]:
+    """The lines of a manifest, if there is one, but for a last one that a killed run half wrote.
+
+    A file of other lines raises ValueError: it would be replaced.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [Record(**json.loads(line)) for line in file if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: holds other lines than a manifest's; name another file with --manifest") from error

@@ -78,11 +78,12 @@ def searched(source: str) -> Iterator[tuple[str, str]]:
 
 
 def files_below(folder: str) -> set[str]:
-    """The places of all files there; none where there is no such folder."""
+    """The places of all files there, less hidden ones, which may not be whole; none where there is no such folder."""
     if is_remote(folder):
         files, path = file_system(folder)
-        return {files.unstrip_protocol(found) for found in files.find(path)}
-    return {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names}  # noqa: PTH118 - millions
+        return {files.unstrip_protocol(found) for found in files.find(path) if PurePosixPath(found).name[0] != "."}
+    walked = ((place, name) for place, _, names in os.walk(folder) for name in names if name[0] != ".")
+    return {os.path.join(place, name) for place, name in walked}  # noqa: PTH118 - millions
 
 
 def fetch(place: str, folder: Path) -> Path:
@@ -91,6 +92,7 @@ def fetch(place: str, folder: Path) -> Path:
         return Path(place)
     files, path = file_system(place)
     copy = folder / PurePosixPath(path).name
+    folder.mkdir(parents=True)
     try:
         files.get_file(path, copy)
     except Exception as error:  # every file system has its own

@@ -9,7 +9,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rectiseg.batch.items import Item
@@ -29,6 +29,12 @@ STARTS = 3
 LIVES = 2
 """So many workers that die of one item alone are enough: one of them may have been killed by chance."""
 
+LOCAL = {
+    "include_dashboard": False,
+    "object_store_memory": 100_000_000,  # bytes; images do not pass through it
+    "_system_config": {"worker_niceness": 0},  # as nice as the command; Ray's 15 starves them beside anything else
+}
+
 Items = tuple[Item, ...]
 
 
@@ -40,14 +46,12 @@ def cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    here = LOCAL if address is None else {}
     try:
-        if address is None:
-            ray.init("local", include_dashboard=False, object_store_memory=100_000_000, **quiet)
-        else:
-            ray.init(address, **quiet)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--ray-address {address}: no cluster answers there ({error})") from error
+        place = address or "this machine"
+        raise ValueError(f"{place}: no Ray cluster answers there ({error}); check --ray-address") from error
     try:
         yield
     finally:
@@ -56,11 +60,11 @@ def cluster(address: str | None) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Seat:
-    """A worker's place: its actor, what it was given and has not answered, and whether that is a suspect."""
+    """A worker's place: its actor, how many orders it has not answered, and whether one of them is a suspect."""
 
     actor: Any
     ready: bool = False
-    held: list[Items] = field(default_factory=list)
+    held: int = 0
     suspect: bool = False
 
 
@@ -78,8 +82,7 @@ class Pool:
         self.worker = self.ray.remote(**options)(Worker)
         self.task = task
         self.seats: list[Seat] = []
-        self.running: dict[Any, Seat] = {}
-        self.given: dict[Any, Items] = {}
+        self.orders: dict[Any, tuple[Seat, Items]] = {}  # without items: to load the model
         self.deaths: Counter[Item] = Counter()  # of workers that had nothing else to do
         self.starts_failed = 0
 
@@ -90,15 +93,15 @@ class Pool:
         suspects: deque[Items] = deque()
         for _ in range(min(self.size, len(waiting))):
             self.hire()
-        while waiting or suspects or self.given:
+        while waiting or suspects or any(given for _, given in self.orders.values()):
             for seat in self.seats:
                 self.give(seat, waiting, suspects)
-            (reference, *_), _ = self.ray.wait(list(self.running))
-            seat, done = self.running.pop(reference), self.given.pop(reference, ())
+            (reference, *_), _ = self.ray.wait(list(self.orders))
+            seat, done = self.orders.pop(reference)
             try:
                 records = self.ray.get(reference)
             except self.ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+                raise error.cause from error
             except (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError) as error:
                 self.replace(seat, str(error))
                 self.deaths.update(done if seat.suspect else ())
@@ -108,7 +111,7 @@ class Pool:
             if not seat.ready:
                 seat.ready, self.starts_failed = True, 0
                 continue
-            seat.held.remove(done)
+            seat.held -= 1
             seat.suspect = False
             yield from records
 
@@ -116,19 +119,19 @@ class Pool:
         """A new worker, which is given nothing before it has its model."""
         seat = Seat(self.worker.remote(self.task))
         self.seats.append(seat)
-        self.running[seat.actor.load.remote()] = seat
+        self.orders[seat.actor.load.remote()] = seat, ()
 
     def give(self, seat: Seat, waiting: deque[Items], suspects: deque[Items]) -> None:
-        while seat.ready and waiting and len(seat.held) < IN_FLIGHT and not seat.suspect:
+        """As many orders as it can hold; a suspect to one that holds no other."""
+        while seat.ready and waiting and seat.held < IN_FLIGHT and not seat.suspect:
             self.order(seat, waiting.popleft())
         if seat.ready and suspects and not seat.held:
             seat.suspect = True
             self.order(seat, suspects.popleft())
 
     def order(self, seat: Seat, items: Items) -> None:
-        reference = seat.actor.do.remote(items)
-        seat.held.append(items)
-        self.running[reference], self.given[reference] = seat, items
+        seat.held += 1
+        self.orders[seat.actor.do.remote(items)] = seat, items
 
     def replace(self, seat: Seat, reason: str) -> None:
         """Once, however much was lost with it."""

@@ -1,4 +1,4 @@
-"""What a worker does: read some images, parse those of equal size together, write their label maps."""
+"""What a worker does: read some images, parse those of equal size together or refine each, write their label maps."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from rectiseg.data.images import read_image
 from rectiseg.inference import (
     Failure,
     Job,
+    Naming,
     Prediction,
     Wanted,
     device_of,
@@ -31,26 +32,36 @@ from rectiseg.inference import (
     title_of,
     unrolled,
 )
+from rectiseg.refinement import FileRefiner, RefineJob, colors_of
 
 OneImage = Float[Tensor, "3 height width"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker has to know. ``load`` gives its model, of the fingerprint ``model``."""
+    """What every worker has to know. ``load`` gives a parser, or what refines, of that title and fingerprint."""
 
-    load: Callable[[], nn.Module]
-    model: str
-    classes: Sequence[str]
-    palette: UInt8[np.ndarray, "classes 3"]
+    load: Callable[[], nn.Module | FileRefiner]
+    source: str
+    naming: Naming
     wanted: Wanted
     batch_size: int
+
+    @property
+    def model(self) -> str:
+        """The fingerprint."""
+        return self.source.rpartition(" ")[2]
+
+
+def numbered(count: int) -> tuple[list[str], UInt8[np.ndarray, "classes 3"]]:
+    """Names and colours of classes that nobody has named."""
+    return [f"class {index}" for index in range(count)], colors_of(count)
 
 
 class Worker:
     """One model in a process of its own.
 
-    Its threads take items each: while one computes, others read and write.
+    Its threads take items each: while one computes, others read and write. Only one of them parses, for memory's sake.
     """
 
     def __init__(self, task: Task):
@@ -58,21 +69,20 @@ class Worker:
         self.computing = Lock()
 
     def load(self) -> None:
-        self.parser = self.task.load()
+        self.model = self.task.load()
 
     def do(self, items: Sequence[Item]) -> list[Record]:
-        """Read, parse and write; what concerns all images (a full disk) raises ValueError."""
+        """Read, parse or refine, and write; what concerns all images (a full disk) raises ValueError."""
         with TemporaryDirectory() as folder:
             jobs = [staged(item, Path(folder, str(number))) for number, item in enumerate(items)]
-            answer = Together(self.parser, jobs, self.task, self.computing)
+            model = self.model
+            answer = model if isinstance(model, FileRefiner) else Together(model, jobs, self.task, self.computing)
             return [self.record(item, job, answer) for item, job in zip(items, jobs, strict=True)]
 
     def record(self, item: Item, job: Job | Failure, answer: Callable[[Job], Prediction]) -> Record:
         started = time.perf_counter()
-        failures = process(answer, [job], lambda _: (self.task.classes, self.task.palette), self.task.wanted)
-        if failures:
-            sentence = failures[0].sentence.replace(str(failures[0].image), item.image)
-            return Record(item.image, item.labels, None, None, self.task.model, sentence)
+        for failure in process(answer, [job], self.task.naming, self.task.wanted):
+            return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
         assert isinstance(job, Job)
         with PillowImage.open(job.labels) as labels:
             size = labels.size
@@ -82,13 +92,22 @@ class Worker:
 
 
 def staged(item: Item, folder: Path) -> Job | Failure:
-    """The item as a job on local files: a remote image is fetched."""
-    folder.mkdir()
-    labels = folder / "out" / Path(item.labels).name if is_remote(item.labels) else Path(item.labels)
+    """The item as a job on local files: what is remote is fetched."""
+    labels = folder / "labels" / Path(item.labels).name if is_remote(item.labels) else Path(item.labels)
     try:
-        return Job(fetch(item.image, folder), labels)
+        image = fetch(item.image, folder / "image")
+        if item.prediction is None:
+            return Job(image, labels)
+        return RefineJob(image, labels, fetch(item.prediction, folder / "prediction"))
     except ValueError as error:
         return Failure(Path(item.image), str(error))
+
+
+def placed(sentence: str, job: Job | Failure, item: Item) -> str:
+    """With the names of the item's places for those of their copies."""
+    if isinstance(job, RefineJob):
+        sentence = sentence.replace(str(job.prediction), str(item.prediction))
+    return sentence.replace(str(job.image), item.image)
 
 
 def deliver(job: Job, labels: str) -> None:
