@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ class Mortal(nn.Module):
         return 5 * image
 
 
-def survivable(load_parser: partial[Mortal]) -> Task:
+def task_of(load_parser: partial[Mortal]) -> Task:
     return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1)
 
 
@@ -187,7 +188,7 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
         color = {5: WHITE, 2: BLACK}.get(number, GREY)
         Image.new("RGB", (5, 4), color).save(folder / "in" / f"{number:02}.png")
     items = plan(str(folder / "in"), str(folder / "out"))
-    task = survivable(partial(Mortal, folder / "memory"))
+    task = task_of(partial(Mortal, folder / "memory"))
     records = list(Pool(task, workers=1, on_gpu=False).results(items))
     assert len(records) == len(items)
     return {Path(record.input).stem: record for record in records}
@@ -233,7 +234,8 @@ class Full:
     [(Stillborn, f"{STARTS} workers in a row died before they had their model"), (Full, "^no room is left$")],
 )
 def test_what_concerns_all_images_ends_the_run_with_a_sentence(worker: type, sentence: str):
-    pool = Pool(survivable(partial(Mortal, Path("never loaded"))), workers=1, on_gpu=False)
+    pool = Pool(task_of(partial(Mortal, Path("never loaded"))), workers=1, on_gpu=False)
     pool.worker = ray.remote(worker)
+    pool.task = SimpleNamespace(batch_size=1)  # which is sent without torch
     with pytest.raises(ValueError, match=sentence):
         list(pool.results([Item("a.png", "b.png")]))
