@@ -1,5 +1,6 @@
 """What a batch reads and where its results go, without a cluster: the worker is called in this process."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 
 from rectiseg.batch.items import Item, claim, plan
 from rectiseg.batch.manifest import Record, read, remaining
-from rectiseg.batch.worker import Task, Worker
-from rectiseg.data.images import read_label_map
+from rectiseg.batch.pool import cluster
+from rectiseg.batch.worker import Task, Worker, numbered
+from rectiseg.commands.batch import batch
+from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.inference import Wanted
+from rectiseg.models.combine import Cascade
+from rectiseg.refinement import FileRefiner, RefineJob, plan_refinement
 
 CLASSES = ("red", "green", "blue")
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
@@ -92,8 +97,64 @@ def test_wrong_use_is_refused_by_name(source: str, output: str, sentence: str, p
         plan(source, output)
 
 
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """predictions/1_probabilities.npy and 1.png, may/2.npz, may/3.png, of a photo of each place."""
+    folder = tmp_path / "predictions"
+    (folder / "may").mkdir(parents=True)
+    maps = np.random.default_rng(0).normal(size=(3, 6, 7)).astype(np.float32)
+    np.save(folder / "1_probabilities.npy", maps)
+    np.savez(folder / "may" / "2.npz", maps)
+    for name in ("1.png", "may/3.png"):
+        write_label_map(folder / name, maps.argmax(0))
+    return folder
+
+
+def test_images_get_the_predictions_that_refine_gives_them(photos: Path, predictions: Path, tmp_path: Path):
+    jobs = plan_refinement(photos, predictions, tmp_path / "out")
+    expected = [str(job.prediction) for job in jobs if isinstance(job, RefineJob)]
+    items = plan(str(photos), str(tmp_path / "out"), str(predictions))
+    assert len(expected) == 3
+    assert [item.prediction for item in items] == expected
+    away = plan(str(photos), str(tmp_path / "out"), address(predictions))
+    assert [item.prediction for item in away] == [address(Path(name)) for name in expected]
+
+
+def test_two_predictions_of_an_image_and_none_of_any_are_refused(photos: Path, predictions: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="no prediction there has the path of an image"):
+        plan(str(photos), str(tmp_path / "out"), str(predictions / "may"))
+    (predictions / "1.npz").touch()
+    with pytest.raises(ValueError, match=r"1\.npz.*: two predictions of one image"):
+        plan(str(photos), str(tmp_path / "out"), str(predictions))
+
+
+def test_what_is_remote_is_refined_too_and_named_by_its_place(photos: Path, predictions: Path, tmp_path: Path):
+    np.save(predictions / "1_probabilities.npy", np.zeros((3, 2, 9), np.float32))
+    items = plan(address(photos), address(tmp_path / "out"), address(predictions))
+    worker = Worker(Task(lambda: FileRefiner(Cascade()), "5e55", numbered, Wanted(), batch_size=1))
+    worker.load()
+    misshapen, *good = worker.do(items)
+    assert str(misshapen.error).startswith(f"{items[0].image}: {items[0].prediction}: maps of 9x2")
+    assert [record.error for record in good] == [None, None]
+    for name in ("may/2", "may/3"):
+        assert (tmp_path / "out" / f"{name}.png").exists()
+
+
+def test_what_only_a_parser_can_do_is_refused_with_predictions():
+    with pytest.raises(ValueError, match="leave them out with --predictions"):
+        batch("photos", "out", predictions="predictions", flip=True)
+
+
+def test_without_ray_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'rectiseg\[ray\]'"), cluster(None):
+        pass
+
+
 def test_results_of_other_options_and_of_unknown_ones_are_not_mixed(tmp_path: Path):
     output = str(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".batch.json.part").touch()  # of a command that was killed there
     assert claim(output, {"model": "a"}) == set()
     assert claim(output, {"model": "a"}) == {f"{output}/batch.json"}
     with pytest.raises(ValueError, match="of another model or other options"):
@@ -156,3 +217,11 @@ def test_the_manifest_ends_up_with_a_line_for_every_result(tmp_path: Path):
     todo = remaining(lines, items, {"/a.png", "/c.png"}, "5e55")
     assert todo == [items[1], items[3]]
     assert [(record.output, record.seconds) for record in read(lines)] == [("/a.png", 0.5), ("/c.png", None)]
+
+
+def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path):
+    for text in ("my notes\n", '{"input": "a.png"}\n', "[]\n"):
+        (tmp_path / "notes.txt").write_text(text)
+        with pytest.raises(ValueError, match="holds other lines than a manifest's"):
+            remaining(tmp_path / "notes.txt", [], set(), "5e55")
+        assert (tmp_path / "notes.txt").read_text() == text
