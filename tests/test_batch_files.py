@@ -186,6 +186,14 @@ def test_what_cannot_be_fetched_or_decoded_is_named_by_its_place(photos: Path, t
     assert str(missing.error).startswith(f"{items[3].image}: cannot be fetched")
 
 
+def test_a_place_that_cannot_be_written_ends_the_work_with_a_sentence(photos: Path, tmp_path: Path):
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match=r"out/1\.png: cannot be written \("):
+        working(Brightest()).do(plan(address(photos), address(tmp_path / "out")))
+    with pytest.raises(ValueError, match=r"out/1\.png: cannot be written \("):
+        working(Brightest()).do(plan(str(photos), str(tmp_path / "out")))
+
+
 def sizes(folder: Path, *shapes: tuple[int, int]) -> list[Item]:
     folder.mkdir()
     for number, (width, height) in enumerate(shapes):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,18 +94,26 @@ def fetch(place: str, folder: Path) -> Path:
     files, path = file_system(place)
     copy = folder / PurePosixPath(path).name
     folder.mkdir(parents=True)
-    try:
+    with one_sentence(place, "fetched"):
         files.get_file(path, copy)
-    except Exception as error:  # every file system has its own
-        raise ValueError(f"{place}: cannot be fetched ({error or type(error).__name__})") from error
     return copy
 
 
 def publish(file: Path, place: str) -> None:
-    """Copy a local file to a place, where it has another name until it is whole."""
+    """Copy a local file to a place, where it has another name until it is whole; ValueError where it cannot be put."""
     files, path = file_system(place)
     target = PurePosixPath(path)
     hidden = str(target.with_name(f".{target.name}.part"))
-    files.makedirs(str(target.parent), exist_ok=True)
-    files.put_file(str(file), hidden)
-    files.mv(hidden, str(target))
+    with one_sentence(place, "written"):
+        files.makedirs(str(target.parent), exist_ok=True)
+        files.put_file(str(file), hidden)
+        files.mv(hidden, str(target))
+
+
+@contextmanager
+def one_sentence(place: str, done: str) -> Iterator[None]:
+    """For whatever the place's file system raises: each has exceptions of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{place}: cannot be {done} ({str(error) or type(error).__name__})") from error
