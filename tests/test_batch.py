@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rectiseg import cli
 from rectiseg.batch.items import Item, plan
-from rectiseg.batch.manifest import Record
 from rectiseg.batch.pool import LOCAL, STARTS, Pool
 from rectiseg.batch.worker import Task, numbered
 from rectiseg.data.images import write_label_map
@@ -66,14 +65,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def output(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one run over all scenes."""
-    folder = tmp_path_factory.mktemp("batch") / "out"
-    assert status_of("batch", scenes, "-o", folder, "--model", model, "--workers", "1") == 1
-    return folder
-
-
 def status_of(*arguments: str | Path) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["rectiseg", *map(str, arguments)])
@@ -92,15 +83,13 @@ def lines_of(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
 
 
-def test_the_bytes_are_those_of_predict_in_the_same_tree(model: Path, scenes: Path, output: Path, tmp_path: Path):
-    assert status_of("predict", scenes, "-o", tmp_path / "out", "--model", model) == 1
-    expected = pictures(tmp_path / "out")
+def test_the_bytes_are_those_of_predict_and_the_manifest_names_every_input(model: Path, scenes: Path, tmp_path: Path):
+    assert status_of("predict", scenes, "-o", tmp_path / "predicted", "--model", model) == 1
+    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "1") == 1
+    expected = pictures(tmp_path / "predicted")
     assert sorted(expected) == ["0.png", "1.png", "may/2.png", "may/june/4.png"]
-    assert pictures(output) == expected
-
-
-def test_the_manifest_names_every_input_once(model: Path, scenes: Path, output: Path):
-    records = lines_of(output)
+    assert pictures(tmp_path / "out") == expected
+    records = lines_of(tmp_path / "out")
     assert sorted(record["input"] for record in records) == sorted(str(scenes / name) for name in NAMES)
     assert {record["model"] for record in records} == {fingerprint(load(model))}
     (broken,) = (record for record in records if record["error"])
@@ -135,7 +124,7 @@ def test_with_predictions_the_bytes_are_those_of_refine(scenes: Path, tmp_path: 
 def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path: Path):
     images, output = tmp_path / "in", tmp_path / "out"
     images.mkdir()
-    for number in range(60):
+    for number in range(40):
         Image.fromarray(generate_scene(number, 37, 50)[0]).save(images / f"{number:02}.png")
     assert status_of("predict", images, "-o", tmp_path / "expected", "--model", model) == 0
     expected = pictures(tmp_path / "expected")
@@ -178,32 +167,21 @@ def task_of(load_parser: partial[Mortal]) -> Task:
     return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1)
 
 
-@pytest.fixture(scope="module")
-def survived(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """What became of 40 grey images, a white one and a black one, by their names."""
-    folder = tmp_path_factory.mktemp("mortal")
-    (folder / "in").mkdir()
-    (folder / "memory").touch()
+def test_a_worker_that_is_killed_loses_nothing_and_only_what_kills_again_and_again_is_named(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "memory").touch()
     for number in range(42):
-        color = {5: WHITE, 2: BLACK}.get(number, GREY)
-        Image.new("RGB", (5, 4), color).save(folder / "in" / f"{number:02}.png")
-    items = plan(str(folder / "in"), str(folder / "out"))
-    task = task_of(partial(Mortal, folder / "memory"))
-    records = list(Pool(task, workers=1, on_gpu=False).results(items))
-    assert len(records) == len(items)
-    return {Path(record.input).stem: record for record in records}
-
-
-def test_a_worker_that_is_killed_loses_nothing(survived: dict[str, Record]):
-    assert len(survived) == 42
-    for name, record in survived.items():
-        assert Path(record.output).exists() == (name != "05"), name
-
-
-def test_an_image_that_kills_its_workers_is_named_and_no_other(survived: dict[str, Record]):
-    (named,) = (record for record in survived.values() if record.error)
+        color = {2: BLACK, 5: WHITE}.get(number, GREY)
+        Image.new("RGB", (5, 4), color).save(tmp_path / "in" / f"{number:02}.png")
+    items = plan(str(tmp_path / "in"), str(tmp_path / "out"))
+    pool = Pool(task_of(partial(Mortal, tmp_path / "memory")), workers=1, on_gpu=False)
+    records = list(pool.results(items))
+    assert sorted(record.input for record in records) == [item.image for item in items]
+    (named,) = (record for record in records if record.error)
     assert named.error == f"{named.input}: 2 workers died while they had nothing else to do; take it out or mend it"
     assert Path(named.input).stem == "05"
+    for record in records:
+        assert Path(record.output).exists() == (record is not named), record.input
 
 
 class Stillborn:
