@@ -39,7 +39,7 @@ BELOW = {
     "doctor": ["data", "progress"],
     "refinement": ["inference"],
     "export": ["refinement"],
-    "batch": ["inference"],
+    "batch": ["refinement"],
     "web": ["refinement"],
     "plots": [],
     "report": ["evaluate", "plots"],

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import tyro
 
+from rectiseg.commands.batch import batch
 from rectiseg.commands.confidences import confidences
 from rectiseg.commands.doctor import doctor
 from rectiseg.commands.evaluate import evaluate
@@ -23,6 +24,7 @@ from rectiseg.progress import ProgressReporter
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
+    "batch": batch,
     "refine": refine,
     "fit": fit,
     "evaluate": evaluate,
@@ -38,7 +40,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
-GO_ON = ("train", "table2", "fit", "confidences")
+GO_ON = ("batch", "train", "table2", "fit", "confidences")
 """They keep what is done."""
 
 DESCRIPTION = """Rectify scene parsing: GRN and LRN after any parser.

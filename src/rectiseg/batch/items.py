@@ -1,0 +1,96 @@
+"""Which image, with which prediction, is done to which label map."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rectiseg.batch.places import absolute, file_system, files_below, images_at, publish
+from rectiseg.data.predictions import SUFFIXES
+from rectiseg.inference import Job
+
+SETTINGS = "batch.json"
+
+RESULTS = tuple(target.name.removeprefix("image") for target in Job(Path(), Path("image.png")).targets)
+"""How the names of an image's results end, that of its label map first."""
+
+PREDICTIONS = tuple(
+    f"{mark}{suffix}" for suffix in (*sorted(SUFFIXES - {".png"}), ".png") for mark in ("", "_probabilities")
+)
+"""How the names of an image's predictions may end; confidence maps go before label maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The places of an image, of its label map, and of what another model said of it, where that is to be refined."""
+
+    image: str
+    labels: str
+    prediction: str | None = None
+
+
+def plan(source: str, output: str, predictions: str | None = None) -> list[Item]:
+    """Below the output the tree of the source is kept; predictions lie in the same tree below a place of their own.
+
+    A plan that would read or overwrite a result, or without any prediction, raises ValueError.
+    """
+    output = absolute(output)
+    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{output}: lies in {source}, where images are searched for; choose a folder outside it")
+    stems = {place: os.path.splitext(relative)[0] for place, relative in images_at(source).items()}  # noqa: PTH122
+    inside = next((place for place in stems if place.startswith(f"{output}/")), None)
+    if inside is not None:
+        raise ValueError(f"{inside}: an input among the results; choose another output than {output}")
+    refuse_collisions(stems)
+    partners = [None] * len(stems) if predictions is None else matched(stems.values(), absolute(predictions))
+    return [
+        Item(place, f"{output}/{stem}{RESULTS[0]}", partner)
+        for (place, stem), partner in zip(stems.items(), partners, strict=True)
+    ]
+
+
+def refuse_collisions(stems: Mapping[str, str]) -> None:
+    """Of all targets of every place: options then never decide whether a plan is good."""
+    owners = {f"{stem}{RESULTS[0]}": place for place, stem in stems.items()}
+    for place, stem in stems.items():
+        for target in (f"{stem}{ending}" for ending in RESULTS):
+            other = owners.get(target, place)
+            if other != place:
+                raise ValueError(f"{place} and {other}: both would be written to {target}; rename one")
+
+
+def matched(stems: Iterable[str], predictions: str) -> list[str]:
+    """Each image's prediction, by the rules of `rectiseg refine`; where there is none, what it would be called."""
+    there = files_below(predictions)
+    partners = []
+    for stem in stems:
+        found = [place for ending in PREDICTIONS if (place := f"{predictions}/{stem}{ending}") in there]
+        first, *others = found or [f"{predictions}/{stem}.*"]
+        if others and not others[0].endswith(".png"):
+            raise ValueError(f"{first} and {others[0]}: two predictions of one image; keep one")
+        partners.append(first)
+    if there.isdisjoint(partners):
+        raise ValueError(f"{predictions}: no prediction there has the path of an image; name the folder above them")
+    return partners
+
+
+def claim(output: str, settings: Mapping[str, object]) -> set[str]:
+    """What lies in the folder of the results; ValueError where other settings, or none that are known, made it."""
+    output = absolute(output)
+    place = f"{output}/{SETTINGS}"
+    existing = files_below(output)
+    text = json.dumps(settings, indent=2) + "\n"
+    if place in existing:
+        files, path = file_system(place)
+        if files.cat_file(path).decode() != text:
+            raise ValueError(f"{output}: holds results of another model or other options; choose another folder")
+    elif existing:
+        raise ValueError(f"{output}: holds files, but no {SETTINGS} that says what made them; choose another folder")
+    else:
+        with TemporaryDirectory() as folder:
+            file = Path(folder, SETTINGS)
+            file.write_text(text, encoding="utf-8")
+            publish(file, place)
+    return existing

@@ -1,0 +1,54 @@
+"""What became of every input: one JSON object a line."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rectiseg.batch.items import Item
+from rectiseg.data.files import atomic_path
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An input with its label map, or with the sentence that says why there is none.
+
+    ``size`` is (width, height); ``seconds`` passed until the result was written, reading ahead not counted. Both are
+    None for a result that a killed run wrote without a line. ``model`` is the model's fingerprint.
+    """
+
+    input: str
+    output: str
+    size: Sequence[int] | None
+    seconds: float | None
+    model: str
+    error: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+def remaining(path: Path, items: Sequence[Item], existing: Collection[str], model: str) -> list[Item]:
+    """What is still to do. The manifest is left with a line for every result that exists, and no others."""
+    done = {record.output: record for record in read(path) if record.error is None and record.output in existing}
+    for item in items:
+        if item.labels in existing:
+            done.setdefault(item.labels, Record(item.image, item.labels, None, None, model))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(record.to_json() for record in done.values())
+    return [item for item in items if item.labels not in existing]
+
+
+def read(path: Path) -> list[Record]:
+    """The lines of a manifest, if there is one, but for a last one that a killed run half wrote.
+
+    A file of other lines raises ValueError: it would be replaced.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [Record(**json.loads(line)) for line in file if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: holds other lines than a manifest's; name another file with --manifest") from error

@@ -1,0 +1,166 @@
+"""What a worker does: read some images, parse those of equal size together or refine each, write their label maps."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+from rectiseg.batch.items import Item
+from rectiseg.batch.manifest import Record
+from rectiseg.batch.places import fetch, is_remote, publish
+from rectiseg.data.images import read_image
+from rectiseg.inference import (
+    Failure,
+    Job,
+    Naming,
+    Prediction,
+    Wanted,
+    device_of,
+    out_of_memory,
+    predict,
+    process,
+    refined,
+    title_of,
+    unrolled,
+)
+from rectiseg.refinement import FileRefiner, RefineJob, colors_of
+
+OneImage = Float[Tensor, "3 height width"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every worker has to know. ``load`` gives a parser, or what refines, of that title and fingerprint."""
+
+    load: Callable[[], nn.Module | FileRefiner]
+    source: str
+    naming: Naming
+    wanted: Wanted
+    batch_size: int
+
+    @property
+    def model(self) -> str:
+        """The fingerprint."""
+        return self.source.rpartition(" ")[2]
+
+
+def numbered(count: int) -> tuple[list[str], UInt8[np.ndarray, "classes 3"]]:
+    """Names and colours of classes that nobody has named."""
+    return [f"class {index}" for index in range(count)], colors_of(count)
+
+
+class Worker:
+    """One model in a process of its own.
+
+    Its threads take items each: while one computes, others read and write. Only one of them parses, for memory's sake.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.computing = Lock()
+
+    def load(self) -> None:
+        self.model = self.task.load()
+
+    def do(self, items: Sequence[Item]) -> list[Record]:
+        """Read, parse or refine, and write; what concerns all images (a full disk) raises ValueError."""
+        with TemporaryDirectory() as folder:
+            jobs = [staged(item, Path(folder, str(number))) for number, item in enumerate(items)]
+            model = self.model
+            answer = model if isinstance(model, FileRefiner) else Together(model, jobs, self.task, self.computing)
+            return [self.record(item, job, answer) for item, job in zip(items, jobs, strict=True)]
+
+    def record(self, item: Item, job: Job | Failure, answer: Callable[[Job], Prediction]) -> Record:
+        started = time.perf_counter()
+        for failure in process(answer, [job], self.task.naming, self.task.wanted):
+            return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
+        assert isinstance(job, Job)
+        with PillowImage.open(job.labels) as labels:
+            size = labels.size
+        if is_remote(item.labels):
+            deliver(job, item.labels)
+        return Record(item.image, item.labels, size, round(time.perf_counter() - started, 4), self.task.model)
+
+
+def staged(item: Item, folder: Path) -> Job | Failure:
+    """The item as a job on local files: what is remote is fetched."""
+    labels = folder / "labels" / Path(item.labels).name if is_remote(item.labels) else Path(item.labels)
+    try:
+        image = fetch(item.image, folder / "image")
+        if item.prediction is None:
+            return Job(image, labels)
+        return RefineJob(image, labels, fetch(item.prediction, folder / "prediction"))
+    except ValueError as error:
+        return Failure(Path(item.image), str(error))
+
+
+def placed(sentence: str, job: Job | Failure, item: Item) -> str:
+    """With the names of the item's places for those of their copies."""
+    if isinstance(job, RefineJob):
+        sentence = sentence.replace(str(job.prediction), str(item.prediction))
+    return sentence.replace(str(job.image), item.image)
+
+
+def deliver(job: Job, labels: str) -> None:
+    """Every result of the job to where its label map belongs, that one last."""
+    for target in reversed(job.targets):
+        if target.exists():
+            publish(target, f"{labels.rpartition('/')[0]}/{target.name}")
+
+
+class Together:
+    """Answers jobs one by one; images of equal size pass through the front together."""
+
+    def __init__(self, parser: nn.Module, jobs: Sequence[Job | Failure], task: Task, computing: Lock):
+        self.parser = parser
+        self.task = task
+        self.computing = computing
+        self.answers: dict[Job, Prediction] = {}
+        self.images: dict[Job, OneImage] = {}
+        for job in jobs:
+            if isinstance(job, Job):
+                with suppress(ValueError):  # it is raised again when its turn comes
+                    self.images[job] = read_image(job.image)
+
+    def __call__(self, job: Job) -> Prediction:
+        if job not in self.answers:
+            image = self.images.pop(job) if job in self.images else read_image(job.image)
+            alike = [other for other, beside in self.images.items() if beside.shape == image.shape]
+            self.parse({job: image} | {other: self.images[other] for other in alike[: self.task.batch_size - 1]})
+        return self.answers.pop(job)
+
+    def parse(self, images: Mapping[Job, OneImage]) -> None:
+        """Where they fail together, be it for lack of memory, the first is parsed alone."""
+        with self.computing:
+            try:
+                predictions = predict_together(self.parser, list(images.values()), self.task.wanted.probabilities)
+            except (RuntimeError, ValueError) as error:
+                if len(images) == 1 or not (isinstance(error, ValueError) or out_of_memory(error)):
+                    raise
+                first = next(iter(images.values()))
+                predictions = predict_together(self.parser, [first], self.task.wanted.probabilities)
+        for job, prediction in zip(images, predictions, strict=False):
+            self.answers[job] = prediction
+            self.images.pop(job, None)
+
+
+@torch.inference_mode()
+def predict_together(parser: nn.Module, images: Sequence[OneImage], confidences: bool) -> list[Prediction]:
+    """`predict` of images of one size, whose front sees them as a batch; a single one is predicted as ever."""
+    if len(images) == 1:
+        return [predict(parser, images[0], confidences)]
+    front, refiners = unrolled(parser)
+    batch = torch.stack(list(images)).to(device_of(parser))
+    return [
+        refined(title_of(front), image[None], logits[None], refiners, confidences)
+        for image, logits in zip(batch, front(batch), strict=True)
+    ]

@@ -1,0 +1,219 @@
+"""A batch on a cluster: what it writes, what it skips, and what happens when a worker or the command is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rectiseg import cli
+from rectiseg.batch.items import Item, plan
+from rectiseg.batch.pool import LOCAL, STARTS, Pool
+from rectiseg.batch.worker import Task, numbered
+from rectiseg.data.images import write_label_map
+from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
+from rectiseg.inference import Wanted
+from rectiseg.models.checkpoint import fingerprint, load, save
+from rectiseg.models.combine import SceneParser
+from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.front import Front
+from rectiseg.models.lrn import LRN
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
+
+NAMES = ("0.png", "1.png", "may/2.jpg", "may/broken.png", "may/june/4.png")
+WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (99, 99, 98)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Two workers' worth, which the commands join."""
+    ray.init("local", num_cpus=2, log_to_driver=False, **LOCAL)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    front = Front(EfficientNetLite(0), len(SCENE_CLASSES))
+    path = tmp_path_factory.mktemp("model") / "parser.safetensors"
+    save(SceneParser(front, LRN.narrow(len(SCENE_CLASSES)), SCENE_CLASSES, SCENE_PALETTE), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of images of two sizes, one of which is broken."""
+    folder = tmp_path_factory.mktemp("scenes")
+    (folder / "may" / "june").mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        Image.fromarray(generate_scene(seed, 37, 50 + seed % 2)[0]).save(folder / name)
+    (folder / "may" / "broken.png").write_bytes(b"not a picture")
+    return folder
+
+
+def status_of(*arguments: str | Path) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["rectiseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+    return int(exit.value.code or 0)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """Every whole result."""
+    found = (path for path in folder.rglob("*.png") if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def lines_of(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_the_bytes_are_those_of_predict_and_the_manifest_names_every_input(model: Path, scenes: Path, tmp_path: Path):
+    assert status_of("predict", scenes, "-o", tmp_path / "predicted", "--model", model) == 1
+    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "1") == 1
+    expected = pictures(tmp_path / "predicted")
+    assert sorted(expected) == ["0.png", "1.png", "may/2.png", "may/june/4.png"]
+    assert pictures(tmp_path / "out") == expected
+    records = lines_of(tmp_path / "out")
+    assert sorted(record["input"] for record in records) == sorted(str(scenes / name) for name in NAMES)
+    assert {record["model"] for record in records} == {fingerprint(load(model))}
+    (broken,) = (record for record in records if record["error"])
+    assert broken["error"].startswith(f"{scenes}/may/broken.png: empty, broken")
+    for record in records:
+        if record != broken:
+            assert tuple(record["size"]) == Image.open(record["output"]).size
+            assert record["seconds"] > 0
+
+
+def test_with_predictions_the_bytes_are_those_of_refine(scenes: Path, tmp_path: Path):
+    """Confidence maps, a label map, and two images without a prediction or a picture."""
+    predictions = tmp_path / "predictions"
+    (predictions / "may" / "june").mkdir(parents=True)
+    _, labels = generate_scene(4, 37, 50)
+    logits = torch.randn(5, 37, 51, generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(predictions / "1_probabilities.npy", logits)
+    np.save(predictions / "may" / "2.npy", logits[:, ::2, 1::2])
+    write_label_map(predictions / "may" / "june" / "4.png", labels)
+    np.save(predictions / "may" / "broken.npy", logits)
+    assert status_of("refine", scenes, predictions, "-o", tmp_path / "refined", "--overlay") == 1
+    given = ("--predictions", predictions, "--workers", "1", "--overlay")
+    assert status_of("batch", scenes, "-o", tmp_path / "out", *given) == 1
+    expected = pictures(tmp_path / "refined")
+    assert len(expected) == 6
+    assert pictures(tmp_path / "out") == expected
+    errors = {record["input"]: record["error"] for record in lines_of(tmp_path / "out") if record["error"]}
+    assert errors.keys() == {f"{scenes}/0.png", f"{scenes}/may/broken.png"}
+    assert errors[f"{scenes}/0.png"] == f"{scenes}/0.png: {predictions}/0.*: no such file"
+
+
+def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path: Path):
+    images, output = tmp_path / "in", tmp_path / "out"
+    images.mkdir()
+    for number in range(40):
+        Image.fromarray(generate_scene(number, 37, 50)[0]).save(images / f"{number:02}.png")
+    assert status_of("predict", images, "-o", tmp_path / "expected", "--model", model) == 0
+    expected = pictures(tmp_path / "expected")
+    arguments = ("batch", images, "-o", output, "--model", model, "--workers", "1")
+    command = subprocess.Popen([sys.executable, "-m", "rectiseg", *map(str, arguments)], stderr=subprocess.PIPE)
+    while not pictures(output) and command.poll() is None:
+        time.sleep(0.01)
+    command.kill()
+    _, said = command.communicate()
+    assert command.returncode == -signal.SIGKILL, said
+    survivors = pictures(output)
+    assert len(survivors) < len(expected)
+    assert survivors.items() <= expected.items()
+    stamps = {name: (output / name).stat().st_mtime_ns for name in survivors}
+    assert status_of(*arguments) == 0
+    assert pictures(output) == expected
+    assert {name: (output / name).stat().st_mtime_ns for name in survivors} == stamps
+    assert sorted(record["input"] for record in lines_of(output)) == sorted(str(images / name) for name in expected)
+    assert status_of(*arguments) == 0
+
+
+class Mortal(nn.Module):
+    """A parser that dies of a white image each time, and of a black one twice."""
+
+    def __init__(self, memory: Path):
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, image: Tensor) -> Tensor:
+        deaths = len(self.memory.read_bytes())
+        if image.max() == 0 and deaths < 2:
+            self.memory.write_bytes(bytes(deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if image.min() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 5 * image
+
+
+def task_of(load_parser: partial[Mortal]) -> Task:
+    return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1)
+
+
+def test_a_worker_that_is_killed_loses_nothing_and_only_what_kills_again_and_again_is_named(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "memory").touch()
+    for number in range(42):
+        color = {2: BLACK, 5: WHITE}.get(number, GREY)
+        Image.new("RGB", (5, 4), color).save(tmp_path / "in" / f"{number:02}.png")
+    items = plan(str(tmp_path / "in"), str(tmp_path / "out"))
+    pool = Pool(task_of(partial(Mortal, tmp_path / "memory")), workers=1, on_gpu=False)
+    records = list(pool.results(items))
+    assert sorted(record.input for record in records) == [item.image for item in items]
+    (named,) = (record for record in records if record.error)
+    assert named.error == f"{named.input}: 2 workers died while they had nothing else to do; take it out or mend it"
+    assert Path(named.input).stem == "05"
+    for record in records:
+        assert Path(record.output).exists() == (record is not named), record.input
+
+
+class Stillborn:
+    """A worker that dies of its model."""
+
+    def __init__(self, task: object):
+        pass
+
+    def load(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Full:
+    """A worker that has no room for its results."""
+
+    def __init__(self, task: object):
+        pass
+
+    def load(self) -> None:
+        pass
+
+    def do(self, items: object) -> None:
+        raise ValueError("no room is left")
+
+
+@pytest.mark.parametrize(
+    ("worker", "sentence"),
+    [(Stillborn, f"{STARTS} workers in a row died before they had their model"), (Full, "^no room is left$")],
+)
+def test_what_concerns_all_images_ends_the_run_with_a_sentence(worker: type, sentence: str):
+    pool = Pool(task_of(partial(Mortal, Path("never loaded"))), workers=1, on_gpu=False)
+    pool.worker = ray.remote(worker)
+    pool.task = SimpleNamespace(batch_size=1)  # which is sent without torch
+    with pytest.raises(ValueError, match=sentence):
+        list(pool.results([Item("a.png", "b.png")]))
