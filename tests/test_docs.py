@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.run import get_args_parser
 
 import rectiseg
+from networks import TinyEncoder
 from rectiseg import cli
 from rectiseg.data.datasets import CamVid
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
@@ -63,22 +64,11 @@ def programs_of(page: str) -> list[str]:
 WITH_COMMANDS = [page for page in PAGES if arguments_of(page)]
 
 
-class TinyFront(nn.Module):
-    """A front of one convolution."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.num_classes = num_classes
-        self.head = nn.Conv2d(3, num_classes, 3, padding=1)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(image)
-
-
 def tiny_parser(*_: Path | None) -> rectiseg.SceneParser:
     torch.manual_seed(0)
-    lrn = LRN(11, 3, (4,) * 6)
-    return rectiseg.SceneParser(TinyFront(11), rectiseg.Cascade(lrn), CamVid.CLASSES, CamVid.PALETTE).eval()
+    classes = len(CamVid.CLASSES)
+    front, cascade = rectiseg.Front(TinyEncoder(), classes), rectiseg.Cascade(LRN(classes, 3, (4, 4)))
+    return rectiseg.SceneParser(front, cascade, CamVid.CLASSES, CamVid.PALETTE).eval()
 
 
 def shortened(recipe: Recipe) -> Recipe:
