@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -40,7 +41,7 @@ TEXTS = [*PAGES.values(), *((ROOT / name).read_text(encoding="utf-8") for name i
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 ONLY_PARSED = {"report.md", "reproduce.md"}
-"""Their commands train on data sets that are not here, or show what others made; those of other pages are run."""
+"""Their commands take data sets that are not here; those of the other pages are run."""
 
 PROGRAMS_RUN_ELSEWHERE = {"fronts.md"}  # by test_external_page.py
 
@@ -77,17 +78,25 @@ def shortened(recipe: Recipe) -> Recipe:
     return replace(recipe, front=once, grn=once, lrn=once, context=once)
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the pages are read: a street, a data set of one's own, and what a model predicted; short trainings."""
-    (tmp_path / "examples").mkdir()
-    Image.fromarray(generate_scene(0, 33, 45)[0]).save(tmp_path / "examples" / "street.jpg")
-    Image.fromarray(generate_scene(0, 33, 45)[0]).save(tmp_path / "street.jpg")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A street, a data set of one's own, and what a model predicted."""
+    folder = tmp_path_factory.mktemp("template")
     for split in ("train", "val"):
-        write_scenes(tmp_path / "mine" / split, 4, noise=2.0)
-    write_scenes(tmp_path, 8, noise=2.0)
+        write_scenes(folder / "mine" / split, 4, noise=2.0)
     entries = [{"name": name, "color": color} for name, color in zip(SCENE_CLASSES, SCENE_PALETTE, strict=True)]
-    (tmp_path / "mine" / "classes.json").write_text(json.dumps(entries))
+    (folder / "mine" / "classes.json").write_text(json.dumps(entries))
+    write_scenes(folder, 8, noise=2.0)
+    (folder / "examples").mkdir()
+    for street in (folder / "street.jpg", folder / "examples" / "street.jpg"):
+        Image.fromarray(generate_scene(0, 33, 45)[0]).save(street)
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a page is read; trainings are short."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     recipes = {name: partial(shortened, recipe()) for name, recipe in RECIPES.items()}
     monkeypatch.setattr("rectiseg.recipes.RECIPES", recipes)
     monkeypatch.setattr("rectiseg.data.registry.GeneratedScenes", lambda _, seed: Drawn(4, seed, 25, 33))
@@ -184,15 +193,13 @@ def words_of(page: str) -> str:
 def test_the_figures_of_how_it_works_are_computed():
     page = words_of("how_it_works.md")
     with torch.device("meta"):
-        *fields, printed = (
-            *(receptive_field(ResNet(101, 8, uniform_dilation=uniform)) for uniform in (False, True)),
-            receptive_field_as_printed(ResNet(101, 8)),
-        )
+        fields = [receptive_field(ResNet(101, 8, uniform_dilation=uniform)) for uniform in (False, True)]
+        printed = receptive_field_as_printed(ResNet(101, 8))
         wide, narrow = weights_of(LRN(19)), weights_of(LRN.narrow(11))
     assert f"the printed one gives {printed} pixels. The true field is {fields[0]:,}, or {fields[1]:,} where" in page
     assert f"three iterations of the latter see {3 * (fields[1] - 1) + 1:,};" in page
     assert f"e / (e + 48), {math.e / (math.e + 48):.1%}, of the weight".replace("%", " %") in page
-    bias = LRN(3).head.bias
+    bias = LRN.narrow(3).head.bias
     assert bias is not None
     assert f"leaves it {100 * bias.softmax(dim=0).max():.0f} %" in page
     assert f"{wide:,} weights at 19 classes" in page
