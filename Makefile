@@ -2,7 +2,7 @@
 #
 #   make PYTHON=python3.12 setup      another Python than the first on the PATH
 #   make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"      torch without CUDA
-#   make docs DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors      the pages of measurements, printed anew
+#   make results DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors      the pages of measurements, printed anew
 
 PYTHON ?= python3
 PIP_EXTRA ?=
@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TOO_OLD := rectiseg needs Python 3.11 or newer, and $(PYTHON) is older or missing: name another, as in "make PYTHON=python3.12 setup".
-NO_DATA := make docs measures on CamVid, beside ESPNet: name both, as in "make docs DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors".
+NO_DATA := make results measures on CamVid, beside ESPNet: name both, as in "make results DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors".
 
 # Other libraries' models, pictures and measures, which only tests look at. Without their dependencies: torchvision's
 # and timm's would bring a second torch.
@@ -20,7 +20,7 @@ ORACLES := timm torchvision segmentation-models-pytorch scikit-image torchmetric
 
 REUSED_MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 
-.PHONY: setup check test soak demo bench docs
+.PHONY: setup check test soak demo bench docs results
 
 setup: $(INSTALLED)
 
@@ -59,8 +59,12 @@ bench: setup
 	@$(BIN)/python benchmarks/refiners.py
 	@$(BIN)/python benchmarks/crf.py
 
-# Not $(MAKE) in its last line: `make -n docs` would run that, and empty the page.
 docs: setup
+	$(BIN)/mkdocs build --strict
+	@echo "Open site/index.html."
+
+# Not $(MAKE) in its last line: `make -n results` would run that, and empty the page.
+results: setup
 	@test -n '$(DATA)' -a -n '$(ESPNET)' || { echo '$(NO_DATA)' >&2; exit 1; }
 	$(BIN)/python benchmarks/model_card.py --data '$(DATA)' --espnet '$(ESPNET)' -o docs
 	$(BIN)/python docs/commands.py > docs/commands.md
