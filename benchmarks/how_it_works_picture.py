@@ -14,6 +14,7 @@ from PIL import Image
 from rectiseg.data.files import atomic_path
 from rectiseg.data.images import read_image
 from rectiseg.inference import names_and_colors, unrolled
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load_parser
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
@@ -50,8 +51,8 @@ def tiles(path: Path) -> Iterator[tuple[str, Pixels]]:
         if isinstance(refiner, GRN):
             residuals = [residual[0] for _, residual, _ in refiner.iterate(image[None], logits)]
             yield "GRN adds", np.asarray(residual_maps(residuals))
-        if isinstance(refiner, LRN):
-            title, picture = coefficients_of_one_pixel(image, refiner.coefficients(image[None], logits)[0])
+        if isinstance(refiner, LRN | BilateralLRN):
+            title, picture = coefficients_of_one_pixel(image[None], logits, refiner)
             yield title, np.asarray(picture)
         logits = refiner(image[None], logits)
         yield f"after {type(refiner).__name__}", overlay(image, logits.argmax(dim=1)[0].numpy(), palette)

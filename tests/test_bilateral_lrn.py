@@ -1,5 +1,6 @@
 """The LRN that looks far, for any classes and for certain ones."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -90,6 +91,20 @@ def test_its_answer_is_equation_5_once_for_every_dilation():
                 expected[..., y, x] += weight[..., y, x] * logits[..., y + down, x + right]
     torch.testing.assert_close(wide.sum(dim=1), torch.ones(1, 13, 7))
     torch.testing.assert_close(lrn(image, logits), propagate(expected, near))
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (6, 3), (12, 6)])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_the_coefficients_of_a_pixel_are_what_it_averages(mode: Callable, row: int, column: int):
+    image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
+    lrn = lively(3)
+    with mode():
+        weights = lrn.coefficients_of(image, logits, row, column)
+    reach = (len(weights) - 1) // 2
+    assert reach == 4  # dilations 3 and 1
+    around = torch.nn.functional.pad(logits[0], (reach,) * 4)
+    window = around[:, row : row + 2 * reach + 1, column : column + 2 * reach + 1]
+    torch.testing.assert_close((weights * window).sum(dim=(1, 2)), lrn(image, logits)[0, :, row, column])
 
 
 def test_where_all_are_likeliest_of_one_class_no_label_changes():

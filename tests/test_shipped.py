@@ -49,7 +49,7 @@ def test_every_stage_answers_the_smallest_images(height: int, width: int, parser
     assert isinstance(parser.refiner.refiners[0].encoder, EfficientNetLite)  # pyright: ignore
     with torch.inference_mode():
         said = dict(stages(parser, random(1, 3, height, width)))
-    assert list(said) == ["front", "+GRN", "+LRN"]
+    assert list(said) == ["front", "+GRN", "+BilateralLRN"]
     assert not said["+GRN"].equal(said["front"])
     for name, logits in said.items():
         assert logits.shape == (1, 11, height, width), name

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rectiseg.visualize.refiners import (
-    CELL,
+    ENLARGED,
     FRAME,
     HEAT,
     MARGIN,
@@ -16,6 +16,7 @@ from rectiseg.visualize.refiners import (
     scale_colors,
 )
 
+CELL = ENLARGED // (3 + 2 * MARGIN)
 DARKEST, BRIGHTEST = SCALE[0].tolist(), SCALE[-1].tolist()
 GREY = 51  # of 255: 0.2 of white
 
@@ -26,10 +27,10 @@ def cells(picture: np.ndarray) -> np.ndarray:
 
 
 def one_hot(neighbor: int, side: int = 3) -> torch.Tensor:
-    """Coefficients of a 5 x 6 image that weigh one neighbour of every pixel."""
-    coefficients = torch.zeros(side**2, 5, 6)
+    """Coefficients that weigh one neighbour."""
+    coefficients = torch.zeros(side**2)
     coefficients[neighbor] = 1
-    return coefficients
+    return coefficients.view(side, side)
 
 
 @pytest.mark.parametrize(("neighbor", "place"), [(0, (0, 0)), (1, (0, 1)), (5, (1, 2)), (8, (2, 2))])
@@ -58,6 +59,12 @@ def test_the_pixel_itself_has_a_frame():
     corner = (MARGIN + 1) * CELL
     assert tuple(picture[corner, corner]) == tuple(picture[corner + CELL - 1, corner + CELL - 1]) == FRAME
     assert tuple(picture[corner - 1, corner - 1]) != FRAME
+
+
+def test_a_large_neighbourhood_is_enlarged_less():
+    picture = coefficient_map(torch.zeros(3, 5, 6), torch.ones(65, 65), 2, 3)
+    assert ENLARGED / 2 < len(picture) <= ENLARGED
+    assert len(picture) % (65 + 2 * MARGIN) == 0
 
 
 @pytest.mark.parametrize(("row", "column"), [(-1, 0), (5, 0), (0, 6)])

@@ -1,6 +1,6 @@
 """An LRN that looks far, keeps to its side of an edge, and follows parsers of any classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -122,11 +122,33 @@ class BilateralLRN(nn.Module):
         seen = [image, *said(probabilities)]
         return torch.cat(seen if self.num_classes is None else [*seen, probabilities], dim=1)
 
+    def coefficients_of(self, image: Image, logits: Logits, row: int, column: int) -> Float[Tensor, "side side"]:
+        """What all means together give to the neighbours of one pixel of the first image, as they lie around it.
+
+        They are the gradient of its answer; those outside the image are zero.
+        """
+        scores = list(self.scores(image[:1], logits[:1]))
+        with torch.inference_mode(False), torch.enable_grad():
+            taken = torch.zeros(1, 1, *logits.shape[-2:], device=logits.device, requires_grad=True)
+            answer = self.averaged(taken, [of_one.detach().clone() for of_one in scores])[0, 0, row, column]
+            (coefficients,) = torch.autograd.grad(answer, taken)
+        around = F.pad(coefficients[0, 0], (self.reach,) * 4)
+        return around[row : row + 2 * self.reach + 1, column : column + 2 * self.reach + 1]
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away a neighbour can be, in rows and in columns."""
+        return sum(self.dilations) * (self.neighborhood // 2)
+
+    def averaged(self, logits: Logits, scores: Iterable[Coefficients]) -> Logits:
+        """Eq. 5 once for every dilation."""
+        for dilation, of_one in zip(self.dilations, scores, strict=True):
+            logits = apart(partial(propagate_scores, border="zeros"), dilation, logits, of_one)
+        return logits
+
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
-        for dilation, scores in zip(self.dilations, self.scores(image, logits), strict=True):
-            logits = apart(partial(propagate_scores, border="zeros"), dilation, logits, scores)
-        return [logits]
+        return [self.averaged(logits, self.scores(image, logits))]
 
     def forward(self, image: Image, logits: Logits) -> Logits:
         return self.supervised(image, logits)[-1]

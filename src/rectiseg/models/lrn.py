@@ -88,6 +88,10 @@ class LRN(nn.Module):
         """Eq. 4."""
         return coefficients_of(self.scores(image, logits), self.border)
 
+    def coefficients_of(self, image: Image, logits: Logits, row: int, column: int) -> Float[Tensor, "side side"]:
+        """Those of one pixel of the first image, as they lie around it."""
+        return self.coefficients(image, logits)[0, :, row, column].view(self.neighborhood, self.neighborhood)
+
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
         scores = self.scores(image, logits)

@@ -14,10 +14,11 @@ from rectiseg.data.images import read_image
 from rectiseg.data.predictions import read_prediction
 from rectiseg.inference import device_of, stages, title_of, unrolled
 from rectiseg.metrics import OneLabelMap
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
-from rectiseg.types import IGNORE_INDEX, Logits
+from rectiseg.types import IGNORE_INDEX, Image, Logits
 from rectiseg.visualize import coefficient_map, residual_maps
 
 Insight = tuple[str, PillowImage.Image]
@@ -99,9 +100,8 @@ class ModelCases:
             return Case(sample.name, sample.image, answer_of(before), answer_of(after), sample.labels)
 
     def insights(self, index: int) -> list[Insight]:
-        """GRN's residuals, and LRN's coefficients of the pixel that keeps the least of its own confidences."""
-        image = self.dataset[index].image
-        batch = image[None].to(device_of(self.parser))
+        """GRN's residuals, and an LRN's coefficients of one pixel."""
+        batch = self.dataset[index].image[None].to(device_of(self.parser))
         front, refiners = unrolled(self.parser)
         found: list[Insight] = []
         with torch.inference_mode():
@@ -110,19 +110,21 @@ class ModelCases:
                 if isinstance(refiner, GRN):
                     residuals = [residual[0] for _, residual, _ in refiner.iterate(batch, logits)]
                     found.append(("GRN: how much each iteration adds to the confidences", residual_maps(residuals)))
-                if isinstance(refiner, LRN):
-                    found.append(coefficients_of_one_pixel(image, refiner.coefficients(batch, logits)[0]))
+                if isinstance(refiner, LRN | BilateralLRN):
+                    found.append(coefficients_of_one_pixel(batch, logits, refiner))
                 logits = refiner(batch, logits)
         return found
 
 
-def coefficients_of_one_pixel(
-    image: Float[Tensor, "3 height width"], coefficients: Float[Tensor, "neighbors height width"]
-) -> Insight:
-    own = coefficients[len(coefficients) // 2]
-    row, column = divmod(int(own.argmin()), own.shape[1])
-    title = f"LRN: the weights of row {row}, column {column}, which keeps {100 * float(own.min()):.0f} % of its own"
-    return title, PillowImage.fromarray(coefficient_map(image, coefficients, row, column))
+def coefficients_of_one_pixel(image: Image, before: Logits, refiner: LRN | BilateralLRN) -> Insight:
+    """Of the pixel that gets another label and is the surest of it."""
+    after = refiner(image, before)
+    surest = torch.where(before.argmax(dim=1) == after.argmax(dim=1), -1, after.softmax(dim=1).amax(dim=1))
+    row, column = divmod(int(surest[0].argmax()), surest.shape[-1])
+    weights = refiner.coefficients_of(image, before, row, column)
+    own = 100 * float(weights[len(weights) // 2, len(weights) // 2])
+    title = f"{type(refiner).__name__}: the weights of row {row}, column {column}, which keeps {own:.0f} % of its own"
+    return title, PillowImage.fromarray(coefficient_map(image[0].cpu(), weights, row, column))
 
 
 class FileCases:

@@ -1,6 +1,5 @@
 """What refiners do inside: LRN's coefficients of one pixel, and GRN's residual of each iteration."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,16 +26,16 @@ SCALE = np.array(
 """Matplotlib's inferno at even distances: from none, dark, to the most, bright, also for who sees no colours."""
 
 MARGIN = 4  # pixels of the image around the neighbourhood
-CELL = 24  # the side of an enlarged pixel
+ENLARGED = 360  # the side of the picture, or little less: it has whole cells
 HEAT = 0.7  # how much of a neighbour's colour is its weight's; the rest is the image's
 FRAME = (0, 200, 255)
 BAR = 14  # the height of a colour bar
 
 
 def coefficient_map(
-    image: OneImage, coefficients: Float[Tensor, "neighbors height width"], row: int, column: int
-) -> UInt8[np.ndarray, "side side 3"]:
-    """LRN's m x m coefficients (Eq. 4) of one pixel, as colours over the neighbours that they weigh.
+    image: OneImage, coefficients: Float[Tensor, "side side"], row: int, column: int
+) -> UInt8[np.ndarray, "rows rows 3"]:
+    """What an LRN gives to each neighbour of one pixel (Eq. 4), as colours over them.
 
     The neighbourhood lies in an enlarged crop of the image, where what is outside the image is white; the pixel itself
     has a frame. The brightest colour is the largest of these coefficients. A pixel outside the image raises ValueError.
@@ -44,16 +43,18 @@ def coefficient_map(
     height, width = image.shape[1:]
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"row {row}, column {column} is outside the image of {height} rows and {width} columns")
-    side = math.isqrt(len(coefficients))
+    side = len(coefficients)
     reach = side // 2 + MARGIN
     padded = np.pad(to_pixels(image), ((reach, reach), (reach, reach), (0, 0)), constant_values=255)
     crop = padded[row : row + 2 * reach + 1, column : column + 2 * reach + 1].copy()
-    weights = coefficients[:, row, column].detach().cpu().float().numpy().reshape(side, side)
+    weights = coefficients.detach().cpu().float().numpy()
     neighbors = crop[MARGIN : MARGIN + side, MARGIN : MARGIN + side]
     neighbors[:] = np.round(HEAT * scale_colors(weights / weights.max()) + (1 - HEAT) * neighbors)
-    picture = PillowImage.fromarray(crop.repeat(CELL, axis=0).repeat(CELL, axis=1))
-    corner = reach * CELL
-    ImageDraw.Draw(picture).rectangle((corner, corner, corner + CELL - 1, corner + CELL - 1), outline=FRAME, width=3)
+    cell = max(1, ENLARGED // len(crop))
+    picture = PillowImage.fromarray(crop.repeat(cell, axis=0).repeat(cell, axis=1))
+    corner = reach * cell
+    line = 3 if cell > 6 else 1
+    ImageDraw.Draw(picture).rectangle((corner, corner, corner + cell - 1, corner + cell - 1), outline=FRAME, width=line)
     return np.array(picture)
 
 
