@@ -24,6 +24,7 @@ from networks import TinyEncoder
 from rectiseg import cli
 from rectiseg.data.datasets import CamVid
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
+from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
@@ -180,10 +181,12 @@ def test_the_commands_of_a_training_run_one_after_another(place: Path, monkeypat
 def test_the_program_of_how_it_works_takes_the_shipped_parser_apart(place: Path):
     names: dict[str, object] = {}
     exec(programs_of("how_it_works.md")[0], names)
-    parser, image = names["parser"], names["image"]
+    parser, lrn, image = names["parser"], names["lrn"], names["image"]
     assert isinstance(parser, rectiseg.SceneParser)
+    assert isinstance(lrn, LRN)
     with torch.no_grad():
         torch.testing.assert_close(names["answer"], parser(image), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(names["averaged"], lrn(image, names["logits"]), rtol=1e-4, atol=1e-4)
 
 
 def words_of(page: str) -> str:
@@ -204,6 +207,10 @@ def test_the_figures_of_how_it_works_are_computed():
     assert f"leaves it {100 * bias.softmax(dim=0).max():.0f} %" in page
     assert f"{wide:,} weights at 19 classes" in page
     assert f"{narrow:,} weights at 11 classes" in page
+    ours = BilateralLRN()
+    *dilations, last = map(str, ours.dilations)
+    assert f"takes Eq. 5 {['five', 'six'][len(dilations) - 4]} times" in page
+    assert f"that lie {', '.join(dilations)} and {last} pixels apart: together they reach {ours.reach} pixels" in page
 
 
 def weights_of(lrn: LRN) -> int:
@@ -214,7 +221,10 @@ def weights_of(lrn: LRN) -> int:
 def test_the_gains_of_how_it_works_are_those_of_the_model_card():
     rows = re.findall(r"^\| front (\+[^|]+) \| [\d.]+ \| \+([\d.]+) \|", PAGES["model_card.md"], re.MULTILINE)
     gains = dict(rows)
-    sentence = "GRN alone gains {+GRN} points of mean IoU, LRN alone {+LRN}, and both {+GRN +LRN}"
+    sentence = (
+        "GRN alone gains {+GRN} points of mean IoU, the paper's LRN alone {+LRN}, and GRN with a BilateralLRN after it "
+        "{+GRN +BilateralLRN}"
+    )
     for name, gain in gains.items():
         sentence = sentence.replace("{" + name + "}", gain)
     assert sentence in words_of("how_it_works.md")
