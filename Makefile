@@ -41,10 +41,10 @@ check: setup
 	$(BIN)/pyright
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 soak: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m soak
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m soak
 
 demo: setup
 	$(BIN)/rectiseg predict examples/street.jpg -o demo --panel --overlay

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rectiseg import cli
 from rectiseg.batch.items import Item, plan
 from rectiseg.batch.pool import LOCAL, STARTS, Pool
-from rectiseg.batch.worker import Task, numbered
+from rectiseg.batch.worker import Task
 from rectiseg.data.images import write_label_map
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
 from rectiseg.inference import Wanted
@@ -29,8 +29,10 @@ from rectiseg.models.combine import SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.lrn import LRN
+from rectiseg.refinement import numbered
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
+pytestmark = pytest.mark.xdist_group("batch")  # one cluster
 
 NAMES = ("0.png", "1.png", "may/2.jpg", "may/broken.png", "may/june/4.png")
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (99, 99, 98)

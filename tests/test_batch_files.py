@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from rectiseg.batch.items import Item, claim, plan
 from rectiseg.batch.manifest import Record, read, remaining
 from rectiseg.batch.pool import cluster
-from rectiseg.batch.worker import Task, Worker, numbered
+from rectiseg.batch.worker import Task, Worker
 from rectiseg.commands.batch import batch
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.inference import Wanted
 from rectiseg.models.combine import Cascade
-from rectiseg.refinement import FileRefiner, RefineJob, plan_refinement
+from rectiseg.refinement import FileRefiner, RefineJob, numbered, plan_refinement
 
 CLASSES = ("red", "green", "blue")
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)

@@ -16,6 +16,8 @@ from rectiseg.inference import Wanted, plan, predict_files
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.web.session import Session
 
+pytestmark = pytest.mark.xdist_group("browser")  # one page
+
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 

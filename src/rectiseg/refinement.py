@@ -179,6 +179,11 @@ def classes_of(refiner: nn.Module) -> int | None:
     return next((count for count in known if isinstance(count, int) and count > 0), None)
 
 
+def numbered(count: int) -> tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]:
+    """Names and colours of classes that nobody has named."""
+    return [f"class {index}" for index in range(count)], colors_of(count)
+
+
 def refine_files(
     refine: FileRefiner,
     jobs: Sequence[Job | Failure],
@@ -192,6 +197,6 @@ def refine_files(
     def named(count: int) -> tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]:
         if classes:
             return classes, np.asarray(palette, np.uint8)
-        return [f"class {index}" for index in range(count)], colors_of(count)
+        return numbered(count)
 
     return process(refine, jobs, named, wanted, on_image)

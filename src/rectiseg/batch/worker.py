@@ -8,9 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from rectiseg.inference import (
     title_of,
     unrolled,
 )
-from rectiseg.refinement import FileRefiner, RefineJob, colors_of
+from rectiseg.refinement import FileRefiner, RefineJob
 
 OneImage = Float[Tensor, "3 height width"]
 
@@ -51,11 +50,6 @@ class Task:
     def model(self) -> str:
         """The fingerprint."""
         return self.source.rpartition(" ")[2]
-
-
-def numbered(count: int) -> tuple[list[str], UInt8[np.ndarray, "classes 3"]]:
-    """Names and colours of classes that nobody has named."""
-    return [f"class {index}" for index in range(count)], colors_of(count)
 
 
 class Worker:

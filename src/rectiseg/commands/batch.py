@@ -121,7 +121,8 @@ def parsing(
 
 def refining(model: Path | None, device: str, wanted: "Wanted") -> "Task":
     """What `rectiseg refine` does."""
-    from rectiseg.batch.worker import Task, numbered
+    from rectiseg.batch.worker import Task
+    from rectiseg.refinement import numbered
 
     load = partial(load_file_refiner, model, wanted.probabilities)
     return Task(partial(load, device), source_of(load("cpu").refiner, model), numbered, wanted, batch_size=1)

@@ -33,7 +33,7 @@ from rectiseg.inference import (
 from rectiseg.models.checkpoint import load_parser, load_refiner
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.grn import GRN
-from rectiseg.refinement import classes_of, colors_of, default_refiner
+from rectiseg.refinement import classes_of, default_refiner, numbered
 from rectiseg.types import IGNORE_INDEX, Image, Logits, Parser, Refiner
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -126,8 +126,7 @@ class Session:
         answer, seconds = timed("prediction", lambda _: said, flattened(network), pixels, device)
         if refiner in self.parsers:
             return Answer(answer, seconds, *names_and_colors(self.parsers[refiner]))
-        names = [f"class {index}" for index in range(answer.num_classes)]
-        return Answer(answer, seconds, names, colors_of(answer.num_classes))
+        return Answer(answer, seconds, *numbered(answer.num_classes))
 
 
 def open_session(parsers: Sequence[Path], refiners: Sequence[Path], device: str, limits: Limits) -> Session:
