@@ -33,7 +33,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def small() -> Recipe:
-    """scenes_tiny on a fifth of its scenes, half as large, and less often over them."""
+    """scenes_tiny on 24 scenes, half as large, and less often over them."""
 
     def less(settings: Settings, epochs: int) -> Settings:
         phases = ((epochs, settings.phases[0][1]),)
