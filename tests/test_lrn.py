@@ -114,7 +114,7 @@ def test_an_untrained_lrn_keeps_a_trained_parsers_labels_and_the_papers_start_do
     image = read_image(STREET)[None, :, 150:390, 300:780]
     with torch.inference_mode():
         said = dict(stages(load_parser(), image))
-    for name in ("front", "+LRN"):  # smooth, and with sharp boundaries
+    for name in ("front", "+BilateralLRN"):  # smooth, and with sharp boundaries
         ours, papers = (labels_kept(lrn, image, said[name]) for lrn in (untrained(11), literal(11)))
         assert ours.pixel_accuracy >= 0.995
         assert ours.mean_iou >= 0.95
