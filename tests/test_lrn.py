@@ -11,9 +11,8 @@ from networks import SIZES, random, random_logits
 from rectiseg.data.datasets import CamVid
 from rectiseg.data.images import read_image
 from rectiseg.data.scenes import GeneratedScenes
-from rectiseg.inference import stages
 from rectiseg.metrics import Scores
-from rectiseg.models.checkpoint import load_parser
+from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner
 from rectiseg.models.lrn import LRN, NARROW
 from rectiseg.types import IGNORE_INDEX, Refiner
 from scores import coarse, kept, label_maps, perfect
@@ -112,10 +111,12 @@ def test_the_papers_start_keeps_neither(source: str, request: pytest.FixtureRequ
 
 def test_an_untrained_lrn_keeps_a_trained_parsers_labels_and_the_papers_start_does_not() -> None:
     image = read_image(STREET)[None, :, 150:390, 300:780]
+    trained = load_refiner(SHIPPED.with_name("camvid_lite_lrn_alone.safetensors"))
     with torch.inference_mode():
-        said = dict(stages(load_parser(), image))
-    for name in ("front", "+BilateralLRN"):  # smooth, and with sharp boundaries
-        ours, papers = (labels_kept(lrn, image, said[name]) for lrn in (untrained(11), literal(11)))
+        smooth = load_parser().front(image)
+        sharp = trained(image, smooth)
+    for said in (smooth, sharp):
+        ours, papers = (labels_kept(lrn, image, said) for lrn in (untrained(11), literal(11)))
         assert ours.pixel_accuracy >= 0.995
         assert ours.mean_iou >= 0.95
         assert papers.pixel_accuracy < 0.995
