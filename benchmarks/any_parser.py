@@ -156,7 +156,8 @@ def family_of(name: str) -> str:
 def learned_from(data: Path, folders: Sequence[Path], output: Path, steps: int, reporter: Reporter) -> BilateralLRN:
     """An LRN for any parser, from these parsers' confidences of the training images."""
     train = AnyParserViews([stored(data, folder, "train") for folder in folders])
-    settings = lasting(replace(camvid_lite().lrn, jitter=0.2, cross_entropy=0.05), steps, train.parsers[0].confidences)
+    alone = replace(camvid_lite().bilateral, displacement=0.0)  # the views are displaced already
+    settings = lasting(alone, steps, train.parsers[0].confidences)
     learn = trainer(output, SEED, reporter)
     return cast(BilateralLRN, learn("lrn", BilateralLRN, train, stored(data, folders[0], "val"), settings))
 

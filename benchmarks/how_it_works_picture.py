@@ -51,10 +51,11 @@ def tiles(path: Path) -> Iterator[tuple[str, Pixels]]:
         if isinstance(refiner, GRN):
             residuals = [residual[0] for _, residual, _ in refiner.iterate(image[None], logits)]
             yield "GRN adds", np.asarray(residual_maps(residuals))
+        after = refiner(image[None], logits)
         if isinstance(refiner, LRN | BilateralLRN):
-            title, picture = coefficients_of_one_pixel(image[None], logits, refiner)
+            title, picture = coefficients_of_one_pixel(image[None], logits, after, refiner)
             yield title, np.asarray(picture)
-        logits = refiner(image[None], logits)
+        logits = after
         yield f"after {type(refiner).__name__}", overlay(image, logits.argmax(dim=1)[0].numpy(), palette)
 
 

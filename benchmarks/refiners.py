@@ -46,8 +46,8 @@ def main(image: Path = STREET, repetitions: int = 5) -> None:
         "front": (parser.front, (picture,)),
         "LRN": (lrn, (picture, logits)),
         "GRN": (grn, (picture, logits)),
-        "GRN, LRN": (parser.refiner, (picture, logits)),
-        "LRN for any classes": (default_refiner(), (picture, logits)),
+        "GRN, BilateralLRN": (parser.refiner, (picture, logits)),
+        "BilateralLRN for any classes": (default_refiner(), (picture, logits)),
     }
     print("## Refiners\n\n480x360, 11 classes, the shipped model, float32.\n")
     print(f"On {machine()}, median of {repetitions}.\n")

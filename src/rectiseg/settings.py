@@ -17,7 +17,7 @@ class Settings:
     batch: int = 4
     scales: tuple[float, ...] = (1.0,)
     jitter: float = 0.0  # brightness, contrast and saturation of the image change by up to this part
-    displacement: float = 0.0  # pixels by which, in the mean, a refiner's confidences are moved at most, for half of it
+    displacement: float = 0.0  # pixels: how far, in the mean, half of a refiner's confidences are moved at most
     optimizer: Literal["sgd", "adamw"] = "adamw"
     weight_decay: float = 1e-4
     schedule: Literal["constant", "polynomial"] = "polynomial"  # within the phases

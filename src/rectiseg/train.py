@@ -286,7 +286,8 @@ class Training:
         """What GRN, MS-Dilation or an LRN alone sees: the front's confidences."""
         if self.confidences is not None:
             return ConfidenceViews(Confidences(self.datasets[split], self.confidences / split))
-        views = self.stored_views(split, self.recipe.grn, self.recipe.lrn, self.recipe.context)
+        recipe = self.recipe
+        views = self.stored_views(split, recipe.grn, recipe.lrn, recipe.bilateral, recipe.context)
         fronts = self.fronts(split)
         folder = self.output / "confidences" / "front" / split
         source = ", ".join(identity(front) for front, _ in fronts)

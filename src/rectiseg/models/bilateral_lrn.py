@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rectiseg.models.lrn import layer
+from rectiseg.models.lrn import layers, refuse_without_center
 from rectiseg.ops.propagate import mask_border, propagate_scores
 from rectiseg.ops.similarity import apart, squared_distances
 from rectiseg.types import Coefficients, Image, Logits
@@ -63,20 +62,17 @@ class BilateralLRN(nn.Module):
         features: int = 8,
     ):
         super().__init__()
-        if neighborhood < 1 or neighborhood % 2 == 0:
-            raise ValueError(f"the neighbourhood's side m is odd and positive, not {neighborhood}")
+        refuse_without_center(neighborhood)
         self.num_classes = num_classes
         self.neighborhood = neighborhood
         self.widths = tuple(widths)
         self.dilations = tuple(dilations)
         self.features = features
         channels = (EVIDENCE_CHANNELS + (num_classes or 0), *widths)
-        self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
+        self.body = layers(*channels)
         self.head = nn.Conv2d(channels[-1], len(dilations) * neighborhood**2, 3, padding=1)
         wide = 2 * features
-        self.appearance = nn.Sequential(
-            *layer(3, wide), *layer(wide, wide), *layer(wide, wide), nn.Conv2d(wide, features, 3, padding=1)
-        )
+        self.appearance = nn.Sequential(*layers(3, wide, wide, wide), nn.Conv2d(wide, features, 3, padding=1))
         self.log_multiples = nn.Parameter(torch.tensor([[COLOR], [APPEARANCE]]).log().repeat(1, len(dilations)))
         self.initialize_as_bilateral_filter()
 

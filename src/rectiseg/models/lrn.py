@@ -39,8 +39,7 @@ class LRN(nn.Module):
         border: Border = "masked",
     ):
         super().__init__()
-        if neighborhood < 1 or neighborhood % 2 == 0:
-            raise ValueError(f"the neighbourhood's side m is odd and positive, not {neighborhood}")
+        refuse_without_center(neighborhood)
         self.num_classes = num_classes
         self.neighborhood = neighborhood
         self.widths = tuple(widths)
@@ -48,7 +47,7 @@ class LRN(nn.Module):
         self.propagates = propagates
         self.border: Border = border
         channels = (self.evidence_channels, *widths)
-        self.body = nn.Sequential(*[convolution for pair in pairwise(channels) for convolution in layer(*pair)])
+        self.body = layers(*channels)
         self.head = nn.Conv2d(channels[-1], neighborhood**2, 3, padding=1)
         self.initialize_as_identity()
 
@@ -104,6 +103,15 @@ class LRN(nn.Module):
         return self.supervised(image, logits)[-1]
 
 
+def refuse_without_center(neighborhood: int) -> None:
+    if neighborhood < 1 or neighborhood % 2 == 0:
+        raise ValueError(f"the neighbourhood's side m is odd and positive, not {neighborhood}")
+
+
+def layers(*channels: int) -> nn.Sequential:
+    """Rows of Table 1, each with its batch norm, which comes right after the convolution and before the activation."""
+    return nn.Sequential(*[module for pair in pairwise(channels) for module in layer(*pair)])
+
+
 def layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    """A row of Table 1 with its batch norm, which comes right after the convolution and before the activation."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)

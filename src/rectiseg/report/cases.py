@@ -110,15 +110,15 @@ class ModelCases:
                 if isinstance(refiner, GRN):
                     residuals = [residual[0] for _, residual, _ in refiner.iterate(batch, logits)]
                     found.append(("GRN: how much each iteration adds to the confidences", residual_maps(residuals)))
+                after = refiner(batch, logits)
                 if isinstance(refiner, LRN | BilateralLRN):
-                    found.append(coefficients_of_one_pixel(batch, logits, refiner))
-                logits = refiner(batch, logits)
+                    found.append(coefficients_of_one_pixel(batch, logits, after, refiner))
+                logits = after
         return found
 
 
-def coefficients_of_one_pixel(image: Image, before: Logits, refiner: LRN | BilateralLRN) -> Insight:
+def coefficients_of_one_pixel(image: Image, before: Logits, after: Logits, refiner: LRN | BilateralLRN) -> Insight:
     """Of the pixel that gets another label and is the surest of it."""
-    after = refiner(image, before)
     surest = torch.where(before.argmax(dim=1) == after.argmax(dim=1), -1, after.softmax(dim=1).amax(dim=1))
     row, column = divmod(int(surest[0].argmax()), surest.shape[-1])
     weights = refiner.coefficients_of(image, before, row, column)
