@@ -29,11 +29,15 @@ SIZES = [(1, 1), (1, 9), (6, 7), (5, 131), (3, STRIP + 3), (2, 2 * STRIP + 7)]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
-def assert_agrees_with_the_reference(logits: Tensor, scores: Tensor, border: Border = "masked") -> None:
+def assert_agrees_with_the_reference(
+    logits: Tensor, scores: Tensor, border: Border = "masked", dilation: int = 1
+) -> None:
     """Half precision is compared with the reference in float32, which the kernels compute in too."""
     precise = torch.promote_types(logits.dtype, torch.float32)
     slope = random_slope(logits)
-    reference, operator = (partial(one, border=border) for one in (propagate_scores_reference, propagate_scores))
+    reference, operator = (
+        partial(one, border=border, dilation=dilation) for one in (propagate_scores_reference, propagate_scores)
+    )
     expected = value_and_gradients(reference, logits.to(precise), scores.to(precise), slope.to(precise))
     ours = value_and_gradients(operator, logits, scores, slope)
     assert {tensor.dtype for tensor in ours.values()} == {logits.dtype}
@@ -47,6 +51,15 @@ def test_it_agrees_with_the_reference_on_any_size_and_neighborhood(
     neighborhood: int, height: int, width: int, border: Border
 ) -> None:
     assert_agrees_with_the_reference(*random_scores(2, 3, neighborhood, height, width), border)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("dilation", [2, 5])
+@pytest.mark.parametrize(("height", "width"), SIZES[:4])
+def test_it_agrees_with_the_reference_where_neighbours_lie_apart(
+    dilation: int, height: int, width: int, border: Border
+) -> None:
+    assert_agrees_with_the_reference(*random_scores(2, 3, 3, height, width), border, dilation)
 
 
 @pytest.mark.parametrize("height", range(1, 2 * ROWS + 2))

@@ -1,14 +1,12 @@
 """Neighbours that are alike, and neighbours that lie apart."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
 
 from networks import random
 from propagation import random_inputs
-from rectiseg.ops.propagate import mask_border, propagate
+from rectiseg.ops.propagate import mask_border, propagate, propagate_reference
 from rectiseg.ops.similarity import apart, neighbors, similarities, squared_distances
 
 SIZES = [(1, 1), (1, 9), (6, 7), (5, 131)]
@@ -61,12 +59,17 @@ def test_neighbours_that_lie_apart_are_those_of_a_wider_window_with_nothing_betw
     side = 2 * dilation + 1
     wide = logits.new_zeros(2, side, side, height, width)
     wide[:, ::dilation, ::dilation] = coefficients.unflatten(1, (3, 3))
-    torch.testing.assert_close(apart(propagate, dilation, logits, coefficients), propagate(logits, wide.flatten(1, 2)))
+    expected = propagate(logits, wide.flatten(1, 2))
+    torch.testing.assert_close(apart(propagate, dilation, logits, coefficients), expected)
+    torch.testing.assert_close(propagate_reference(logits, coefficients, dilation), expected)
 
 
-def test_distances_that_lie_apart_are_those_of_a_wider_window():
+@pytest.mark.parametrize("recorded", [False, True])
+def test_distances_that_lie_apart_are_those_of_a_wider_window(recorded: bool, monkeypatch: pytest.MonkeyPatch):
+    """In a graph for elsewhere, too, which has none of our kernels."""
+    monkeypatch.setattr("rectiseg.ops.similarity.exporting", lambda: recorded)
     features = random(2, 3, 11, 13)
-    ours = apart(partial(squared_distances, side=3), 2, features)
+    ours = squared_distances(features, 3, dilation=2)
     wide = squared_distances(features, 5).unflatten(1, (5, 5))[:, ::2, ::2].flatten(1, 2)
     inside = mask_border(torch.zeros_like(ours), 2) == 0
     torch.testing.assert_close(ours[inside], wide[inside])

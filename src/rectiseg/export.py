@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,10 @@ def recorded(model: nn.Module, about: About) -> ExportedProgram:
     any_size = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     any_classes = any_size | ({1: Dim.DYNAMIC} if about.num_classes is None else {})
     shapes = (any_size, any_classes)[: len(about.inputs)]
-    return torch.export.export(model, tuple(inputs_of(about, *TRACED)), dynamic_shapes=shapes, strict=False)
+    program = torch.export.export(model, tuple(inputs_of(about, *TRACED)), dynamic_shapes=shapes, strict=False)
+    for symbol, sizes in program.range_constraints.items():  # it would refuse any much smaller than these inputs
+        program.range_constraints[symbol] = type(sizes)(1, sizes.upper)
+    return program
 
 
 def inputs_of(about: About, batch: int, height: int, width: int) -> Iterator[Tensor]:
@@ -160,8 +163,9 @@ def compared(exported: ExportedParser | ExportedRefiner, model: nn.Module, about
 
 
 def write_onnx(program: ExportedProgram, about: About, path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        library(name, "onnx")
+    library("onnx", "onnx")
+    library("onnxruntime", "onnx")
+    optimizer: Any = library("onnxscript.optimizer", "onnx")
     # Names alone: the program knows which axes are dynamic, and that both inputs share all but one of them.
     axes = ({0: "batch", 2: "height", 3: "width"}, {1: "classes"})[: len(about.inputs)]
     with warnings.catch_warnings():
@@ -170,11 +174,14 @@ def write_onnx(program: ExportedProgram, about: About, path: Path) -> None:
             program,
             dynamo=True,
             verbose=False,
+            optimize=False,  # by rules that are tried on every node, which takes longer than all the rest
             input_names=list(about.inputs),
             output_names=["logits" if about.kind == "parser" else "refined"],
             dynamic_shapes=axes,
         )
     assert written is not None
+    optimizer.fold_constants(written.model)
+    optimizer.remove_unused_nodes(written.model)
     written.model.metadata_props[ENTRY] = about.to_json()
     written.save(path)
 

@@ -1,7 +1,6 @@
 """An LRN that looks far, keeps to its side of an edge, and follows parsers of any classes."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from rectiseg.models.lrn import layers, refuse_without_center
 from rectiseg.ops.propagate import mask_border, propagate_scores
-from rectiseg.ops.similarity import apart, squared_distances
+from rectiseg.ops.similarity import squared_distances
 from rectiseg.types import Coefficients, Image, Logits
 
 HALVING = 2
@@ -98,7 +97,7 @@ class BilateralLRN(nn.Module):
         learned = self.learned_scores(image, logits)
         for dilation, scores, (color, looks) in zip(self.dilations, learned, multiples, strict=True):
             features = torch.cat([color * image, looks * appearance], dim=1)
-            distances = apart(partial(squared_distances, side=self.neighborhood), dilation, features)
+            distances = squared_distances(features, self.neighborhood, dilation)
             yield mask_border(scores - distances, dilation).to(logits.dtype)
 
     def learned_scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
@@ -139,7 +138,7 @@ class BilateralLRN(nn.Module):
     def averaged(self, logits: Logits, scores: Iterable[Coefficients]) -> Logits:
         """Eq. 5 once for every dilation."""
         for dilation, of_one in zip(self.dilations, scores, strict=True):
-            logits = apart(partial(propagate_scores, border="zeros"), dilation, logits, of_one)
+            logits = propagate_scores(logits, of_one, border="zeros", dilation=dilation)
         return logits
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rectiseg.models.encoder import Features, Normalized, load_encoder_weights
 from rectiseg.ops.depthwise import depthwise_conv2d
+from rectiseg.ops.kernels import exporting
 
 # Kernel size, stride, expansion, output channels and repeats of Lite0's seven stages.
 STAGES = (
@@ -33,7 +34,7 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         vertical, horizontal = (
-            max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+            max((kernel - 1) * dilation + 1 - stride + -size % stride, 0)
             for size, kernel, stride, dilation in zip(
                 input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True
             )
@@ -78,8 +79,8 @@ class InvertedResidual(nn.Module):
         self.bn2 = batch_norm(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = F.relu6(self.bn0(self.expand_conv(features)), inplace=True) if self.expands else features
-        hidden = F.relu6(self.bn1(self.depthwise_conv(hidden)), inplace=True)
+        hidden = relu6(self.bn0(self.expand_conv(features))) if self.expands else features
+        hidden = relu6(self.bn1(self.depthwise_conv(hidden)))
         projected = self.bn2(self.project_conv(hidden))
         return features + projected if self.adds_input else projected
 
@@ -134,7 +135,12 @@ class EfficientNetLite(nn.Module):
         return self.conv_stem
 
     def forward(self, image: Normalized) -> Features:
-        return self.blocks(F.relu6(self.bn0(self.conv_stem(image)), inplace=True))
+        return self.blocks(relu6(self.bn0(self.conv_stem(image))))
+
+
+def relu6(features: Tensor) -> Tensor:
+    """In place, but for a graph that is being recorded: torch takes that apart at length."""
+    return F.relu6(features, inplace=not exporting())
 
 
 def round_filters(filters: float, divisor: int = 8) -> int:

@@ -63,7 +63,8 @@ class Front(nn.Module):
         """What the deconvolution upsamples."""
         height, width = evidence.shape[-2:]
         stride = self.output_stride
-        padded = F.pad(evidence, (0, -width % stride, 0, -height % stride), mode="replicate")
+        rows, columns = (height + stride - 1) // stride, (width + stride - 1) // stride
+        padded = F.pad(evidence, (0, columns * stride - width, 0, rows * stride - height), mode="replicate")
         return self.head(self.encoder((padded - self.mean) / self.std))
 
     def upsample(self, scores: CoarseLogits, height: Side, width: Side) -> Logits:

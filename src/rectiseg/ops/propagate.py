@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rectiseg.ops import propagate_cpu
 from rectiseg.ops.kernels import exporting
+from rectiseg.ops.similarity import apart, neighbors
 from rectiseg.types import Coefficients, Logits
 
 Border = Literal["masked", "zeros"]
@@ -39,13 +39,13 @@ def propagate(logits: Logits, coefficients: Coefficients) -> Logits:
 
 
 def propagate_scores(
-    logits: Logits, scores: Coefficients, border: Border = "masked", kernel: Kernel | None = None
+    logits: Logits, scores: Coefficients, border: Border = "masked", kernel: Kernel | None = None, dilation: int = 1
 ) -> Logits:
     """Eq. 5 with Eq. 4's coefficients, the softmax of the scores, which are never all in memory.
 
-    Neighbours outside the image get no weight, or with ``border="zeros"`` count as zeros. Without a kernel's name,
-    `kernel_for` chooses it. Sizes or types that differ, scores of no m x m neighbourhood, and a kernel that cannot work
-    on these tensors raise ValueError.
+    Neighbours lie ``dilation`` pixels apart. Those outside the image get no weight, or with ``border="zeros"`` count as
+    zeros. Without a kernel's name, `kernel_for` chooses it. Sizes or types that differ, scores of no m x m
+    neighbourhood, and a kernel that cannot work on these tensors raise ValueError.
     """
     check(logits, scores)
     if kernel is None:
@@ -53,8 +53,11 @@ def propagate_scores(
     elif reason := refusal(kernel, logits):
         raise ValueError(f"kernel={kernel!r} {reason}; kernel=None takes {kernel_for(logits)!r}")
     if kernel == "reference":
-        return propagate_scores_reference(logits, scores, border)
-    return _propagate_scores(logits, scores, border == "masked")[0]
+        return propagate_scores_reference(logits, scores, border, dilation)
+    if dilation == 1:
+        return _propagate_scores(logits, scores, border == "masked")[0]
+    scores = mask_border(scores, dilation) if border == "masked" else scores
+    return apart(lambda *maps: _propagate_scores(*maps, False)[0], dilation, logits, scores)
 
 
 def kernel_for(logits: Tensor) -> Kernel:
@@ -80,27 +83,25 @@ def refusal(kernel: Kernel, logits: Tensor) -> str | None:
     return None
 
 
-def coefficients_of(scores: Coefficients, border: Border = "masked") -> Coefficients:
+def coefficients_of(scores: Coefficients, border: Border = "masked", dilation: int = 1) -> Coefficients:
     """Eq. 4."""
-    return (mask_border(scores) if border == "masked" else scores).softmax(dim=1)
+    return (mask_border(scores, dilation) if border == "masked" else scores).softmax(dim=1)
 
 
-def propagate_reference(logits: Logits, coefficients: Coefficients) -> Logits:
+def propagate_reference(logits: Logits, coefficients: Coefficients, dilation: int = 1) -> Logits:
     """Eq. 5 as it is written, one neighbour after another."""
-    height, width = logits.shape[-2:]
-    side = neighborhood_of(coefficients)
-    padded = F.pad(logits, (side // 2,) * 4)
     refined = torch.zeros_like(logits)
-    for index in range(side * side):
-        down, right = divmod(index, side)
-        neighbor = padded[..., down : down + height, right : right + width]
-        refined = refined + coefficients[:, index : index + 1] * neighbor
+    around = neighbors(logits, neighborhood_of(coefficients), dilation)
+    for coefficient, neighbor in zip(coefficients.split(1, dim=1), around, strict=True):
+        refined = refined + coefficient * neighbor
     return refined
 
 
-def propagate_scores_reference(logits: Logits, scores: Coefficients, border: Border = "masked") -> Logits:
+def propagate_scores_reference(
+    logits: Logits, scores: Coefficients, border: Border = "masked", dilation: int = 1
+) -> Logits:
     """Eq. 4 and Eq. 5, one after the other."""
-    return propagate_reference(logits, coefficients_of(scores, border))
+    return propagate_reference(logits, coefficients_of(scores, border, dilation), dilation)
 
 
 def mask_border(scores: Coefficients, dilation: int = 1) -> Coefficients:

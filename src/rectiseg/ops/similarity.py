@@ -1,6 +1,7 @@
 """How alike a pixel and its m x m neighbours are, and neighbourhoods whose pixels lie several apart."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,29 +39,30 @@ def apart(operator: Callable[..., Tensor], dilation: int, *maps: Tensor) -> Tens
     ]
 
 
-def squared_distances(features: Features, side: int) -> Coefficients:
-    """Of every pixel's features to each of its m x m neighbours', row by row from the top left.
+def squared_distances(features: Features, side: int, dilation: int = 1) -> Coefficients:
+    """Of every pixel's features to each of its m x m neighbours', so many pixels apart, row by row from the top left.
 
     Beyond the border of the image features are zero.
     """
     length = features.square().sum(dim=1, keepdim=True)
-    products = similarities(features, side)
-    return (length + torch.cat(neighbors(length, side), dim=1) - 2 * products).clamp(min=0)
+    products = similarities(features, side, dilation)
+    return (length + torch.cat(neighbors(length, side, dilation), dim=1) - 2 * products).clamp(min=0)
 
 
-def similarities(features: Features, side: int) -> Coefficients:
+def similarities(features: Features, side: int, dilation: int = 1) -> Coefficients:
     """The products of every pixel's features with each of its neighbours', summed."""
     if features.device.type == "cpu" and not exporting():
-        return _similarities(features, side)
-    return torch.cat([(features * neighbor).sum(dim=1, keepdim=True) for neighbor in neighbors(features, side)], dim=1)
+        return apart(partial(_similarities, side=side), dilation, features)
+    products = [(features * neighbor).sum(dim=1, keepdim=True) for neighbor in neighbors(features, side, dilation)]
+    return torch.cat(products, dim=1)
 
 
-def neighbors(maps: Tensor, side: int) -> list[Tensor]:
+def neighbors(maps: Tensor, side: int, dilation: int = 1) -> list[Tensor]:
     height, width = maps.shape[-2:]
-    continued = F.pad(maps, (side // 2,) * 4)
-    return [
-        continued[..., down : down + height, right : right + width] for down in range(side) for right in range(side)
-    ]
+    continued = F.pad(maps, (side // 2 * dilation,) * 4)
+    offsets = range(0, side * dilation, dilation)
+    rows = [continued[..., down : down + height, :] for down in offsets]
+    return [row[..., right : right + width] for row in rows for right in offsets]
 
 
 @torch.library.custom_op("rectiseg::similarities", mutates_args=(), device_types="cpu")
