@@ -72,7 +72,10 @@ def test_what_is_asked_for_lies_beside_the_label_map(photos: Path, tmp_path: Pat
     jobs = plan([photos / "1.png"], tmp_path / "out")
     predict_files(Brightest().eval(), jobs, CLASSES, PALETTE, Wanted(overlay=True, panel=True, probabilities=True))
     assert files(tmp_path / "out") == ["1.png", "1_overlay.png", "1_panel.png", "1_probabilities.safetensors"]
-    assert Image.open(jobs[0].overlay).size == (7, 6)
+    overlay, labels = np.asarray(Image.open(jobs[0].overlay)), read_label_map(jobs[0].labels)
+    image = read_image(photos / "1.png")
+    np.testing.assert_array_equal(overlay[:6, :7], visualize.overlay(image, labels, PALETTE))
+    assert len(overlay) > 6  # the legend
     assert Image.open(jobs[0].panel).width > 200
 
 
@@ -179,7 +182,7 @@ def test_an_error_while_writing_leaves_no_part_of_a_file(photos: Path, tmp_path:
         Path(path).write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(inference.PillowImage.Image, "save", full_disk)
+    monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(ValueError, match=r"1\.png: cannot be written .*No space left"):
         predict_files(Brightest().eval(), plan([photos], tmp_path / "out"), CLASSES, PALETTE, Wanted(overlay=True))
     assert files(tmp_path / "out") == []

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
-from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from rectiseg import visualize
@@ -299,9 +298,9 @@ def write(
         with atomic_path(job.probabilities) as path:
             save_file(tensors, path, {"classes": json.dumps(list(classes))})
     if wanted.overlay:
-        pixels = visualize.overlay(prediction.image, prediction.labels, palette)
+        picture = visualize.overlay_with_legend(prediction.image, prediction.labels, classes, palette)
         with atomic_path(job.overlay) as path:
-            PillowImage.fromarray(pixels).save(path)
+            picture.save(path)
     if wanted.panel:
         picture = visualize.panel(prediction.image, prediction.stages, classes, palette)
         with atomic_path(job.panel) as path:

@@ -49,7 +49,7 @@ def batch(
         predictions: What another model said of the images, to be refined: a folder, or address, of the same tree.
         model: A saved parser, or with --predictions a refiner, at the same path on every node; by default the shipped
             one.
-        overlay: Write the labels' colours over the image, too.
+        overlay: Write the labels' colours over the image, with a legend below it, too.
         panel: Write the image, the labels after each stage and the changed pixels side by side, too.
         probabilities: Write the probability of every class, too.
         scales: Take the mean of what the parser says of the image at each of these scales.

@@ -29,7 +29,7 @@ def predict(
         images: Image files, and folders that are searched for them: JPEG, PNG, TIFF, WebP.
         output: The folder for the results; the tree below a given folder is kept.
         model: A saved parser; the shipped one, for street scenes, by default.
-        overlay: Write the labels' colours over the image, too.
+        overlay: Write the labels' colours over the image, with a legend below it, too.
         panel: Write the image, the labels after each stage and the changed pixels side by side, too.
         probabilities: Write the probability of every class, too.
         ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.

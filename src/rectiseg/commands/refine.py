@@ -34,7 +34,7 @@ def refine(
         refiner: A saved refiner, or a parser whose refiner is taken; by default an LRN that follows any model.
         values: What the files hold; by default it is told from the numbers, and said.
         classes: A classes.json with the classes' names and colours, in the order of the labels.
-        overlay: Write the labels' colours over the image, too.
+        overlay: Write the labels' colours over the image, with a legend below it, too.
         panel: Write the image, the labels before and after, and the changed pixels side by side, too.
         probabilities: Write the probability of every class, too.
         json_file: Where to write, as JSON, every image with its label map or with what is wrong with it.

@@ -51,8 +51,8 @@ def panel(
 def overlay_with_legend(
     image: OneImage, labels: OneLabelMap, classes: Sequence[str], palette: Palette, opacity: float = 0.5
 ) -> PillowImage.Image:
-    """The labels' colours over the image, and below it the names of the classes that occur."""
-    return stacked(fitted(overlay(image, labels, palette, opacity)), [labels], classes, palette)
+    """The labels' colours over the image, at its size, and below it the names of the classes that occur."""
+    return stacked(PillowImage.fromarray(overlay(image, labels, palette, opacity)), [labels], classes, palette)
 
 
 def grid(tiles: Sequence[tuple[str, Pixels]], columns: int | None = None) -> PillowImage.Image:
