@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
 from rectiseg.models.lrn import LRN
 from rectiseg.refinement import numbered
+from test_docs import that_run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
 pytestmark = pytest.mark.xdist_group("batch")  # one cluster
@@ -219,3 +221,18 @@ def test_what_concerns_all_images_ends_the_run_with_a_sentence(worker: type, sen
     pool.task = SimpleNamespace(batch_size=1)  # which is sent without torch
     with pytest.raises(ValueError, match=sentence):
         list(pool.results([Item("a.png", "b.png")]))
+
+
+def test_the_commands_of_its_page_run_but_for_that_of_a_bucket(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "drives/first/left", "predictions"):
+        Path(folder).mkdir(parents=True)
+        shutil.copy(scenes / "0.png", folder)
+    Image.fromarray(np.zeros((37, 50), np.uint8)).save("predictions/0.png")
+    for arguments in that_run("batch.md"):
+        here = ["2" if argument == "4" else argument for argument in arguments]  # workers
+        assert status_of(*here) == 0, arguments
+    for label_map in ("labels/0.png", "labels/first/left/0.png", "refined/0.png"):
+        assert Image.open(label_map).size == (50, 37), label_map

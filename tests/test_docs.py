@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,9 +23,14 @@ from torch.distributed.run import get_args_parser
 import rectiseg
 from networks import TinyEncoder
 from rectiseg import cli
+from rectiseg.data.cityscapes import Cityscapes
 from rectiseg.data.datasets import CamVid
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
+from rectiseg.data.submissions import official_ids
 from rectiseg.models.bilateral_lrn import BilateralLRN
+from rectiseg.models.checkpoint import save
+from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
@@ -41,16 +47,35 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / 
 TEXTS = [*PAGES.values(), *((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-ONLY_PARSED = {"report.md", "reproduce.md", "web.md", "batch.md"}
-"""Their commands take data sets or clusters that are not here, or do not end; those of the other pages are run."""
+ONLY_PARSED = {
+    "torchrun --nproc-per-node 4": "takes four GPUs; test_training_processes.py trains in several processes",
+    "rectiseg train ade20k_paper": "trains the largest ResNets, whose weights are not here",
+    "rectiseg train cityscapes_paper": "trains a ResNet-101, whose weights are not here",
+    "rectiseg table2": "goes on from those, or trains six times; test_table2.py does so in seconds",
+    "rectiseg batch s3://": "takes a bucket and a cluster; test_batch.py has a cluster of this machine",
+}
+"""How the commands begin that are not run, and why; test_batch.py runs those of batch.md, tests here all others."""
 
 PROGRAMS_RUN_ELSEWHERE = {"fronts.md", "web.md"}  # by test_external_page.py and test_web_api.py
 
 
+def commands_of(page: str) -> list[str]:
+    return re.findall(r"^    ((?:rectiseg|torchrun) .+)$", PAGES[page], re.MULTILINE)
+
+
 def arguments_of(page: str) -> list[list[str]]:
     """What follows `rectiseg` in every command of the page, those under torchrun among them."""
-    lines = [shlex.split(line) for line in re.findall(r"^    ((?:rectiseg|torchrun) .+)$", PAGES[page], re.MULTILINE)]
-    return [without_torchrun(line) if line[0] == "torchrun" else line[1:] for line in lines]
+    return [arguments_in(command) for command in commands_of(page)]
+
+
+def arguments_in(command: str) -> list[str]:
+    line = shlex.split(command)
+    return without_torchrun(line) if line[0] == "torchrun" else line[1:]
+
+
+def that_run(page: str) -> list[list[str]]:
+    """The same less what is only parsed."""
+    return [arguments_in(command) for command in commands_of(page) if not command.startswith((*ONLY_PARSED,))]
 
 
 def without_torchrun(line: list[str]) -> list[str]:
@@ -66,11 +91,11 @@ def programs_of(page: str) -> list[str]:
 WITH_COMMANDS = [page for page in PAGES if arguments_of(page)]
 
 
-def tiny_parser(*_: Path | None) -> rectiseg.SceneParser:
+def tiny_parser(encoder: Encoder, data: type[CamVid] | type[Cityscapes] = CamVid) -> rectiseg.SceneParser:
     torch.manual_seed(0)
-    classes = len(CamVid.CLASSES)
-    front, cascade = rectiseg.Front(TinyEncoder(), classes), rectiseg.Cascade(LRN(classes, 3, (4, 4)))
-    return rectiseg.SceneParser(front, cascade, CamVid.CLASSES, CamVid.PALETTE).eval()
+    classes = len(data.CLASSES)
+    front, cascade = rectiseg.Front(encoder, classes), rectiseg.Cascade(LRN(classes, 3, (4, 4)))
+    return rectiseg.SceneParser(front, cascade, data.CLASSES, data.PALETTE).eval()
 
 
 def shortened(recipe: Recipe) -> Recipe:
@@ -109,12 +134,12 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """A command, those that take minutes in short."""
     with monkeypatch.context() as patch:
         if arguments[0] == "export":
-            patch.setattr("rectiseg.models.checkpoint.load", tiny_parser)
+            patch.setattr("rectiseg.models.checkpoint.load", lambda _: tiny_parser(TinyEncoder()))
         return status_of(patch, *arguments, *(["--steps", "4"] if arguments[0] == "fit" else []))
 
 
 def run_all(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments in arguments_of(page):
+    for arguments in that_run(page):
         allowed = {0, 1} if arguments[0] == "doctor" else {0}  # which finds that generated scenes lack classes
         assert run(arguments, monkeypatch) in allowed, arguments
 
@@ -145,7 +170,11 @@ def test_the_command_line_takes_every_command(page: str, monkeypatch: pytest.Mon
 
 
 def test_every_command_and_program_is_run_or_named_as_one_that_is_not():
-    assert {*WITH_COMMANDS} == ONLY_PARSED | {"index.md", "refine.md", "train.md"}
+    assert {*WITH_COMMANDS} == {"index.md", "refine.md", "train.md", "report.md", "web.md", "reproduce.md", "batch.md"}
+    commands = [command for page in WITH_COMMANDS for command in commands_of(page)]
+    for beginning, reason in ONLY_PARSED.items():
+        assert any(command.startswith(beginning) for command in commands), beginning
+        assert all((ROOT / "tests" / test).is_file() for test in re.findall(r"test_\w+\.py", reason)), reason
     with_programs = {page for page in PAGES if programs_of(page)}
     assert with_programs == PROGRAMS_RUN_ELSEWHERE | {"index.md", "refine.md", "how_it_works.md"}
 
@@ -176,6 +205,65 @@ def test_the_commands_of_a_training_run_one_after_another(place: Path, monkeypat
     run_all("train.md", monkeypatch)
     for made in ("runs/mine/front/curves.png", "runs/after/lrn_alone.safetensors", "scores.json", "report.html"):
         assert (place / made).exists(), made
+
+
+def test_the_commands_of_reports_run_one_after_another(place: Path, monkeypatch: pytest.MonkeyPatch):
+    write_camvid(place / "CamVid")
+    shutil.copytree(place / "CamVid", place / "MINE")
+    entries = [{"name": name, "color": color} for name, color in zip(CamVid.CLASSES, CamVid.PALETTE, strict=True)]
+    (place / "MINE" / "classes.json").write_text(json.dumps(entries))
+    for part, parts in (("val", "images"), ("valannot", "labels")):
+        shutil.copytree(place / "CamVid" / part, place / "MINE" / "val" / parts)
+    save_parser(place / "runs" / "mine", CamVid)
+    shutil.copytree(place / "predictions", place / "refined")
+    for arguments in that_run("report.md"):
+        assert status_of(monkeypatch, *arguments) == 0, arguments
+        (place / "report.html").unlink()
+
+
+@needs_weights
+def test_the_commands_of_camvid_and_of_a_submission_run_one_after_another(place: Path, monkeypatch: pytest.MonkeyPatch):
+    write_camvid(place / "CamVid")
+    city = place / "Cityscapes" / "leftImg8bit" / "test" / "berlin"
+    city.mkdir(parents=True)
+    Image.fromarray(generate_scene(0, 33, 45)[0]).save(city / "berlin_000000_000019_leftImg8bit.png")
+    save_parser(place / "runs" / "cityscapes", Cityscapes)
+    run_all("reproduce.md", monkeypatch)
+    assert (place / "runs" / "camvid_lite" / "parser.safetensors").exists()
+    (written,) = (place / "submission").rglob("*.png")
+    assert {*np.unique(Image.open(written))} <= {*official_ids("cityscapes")}
+
+
+def test_the_page_is_served_until_ctrl_c(place: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    import httpx
+
+    pages: list[str] = []
+
+    class Visitor:
+        def wait(self) -> None:
+            address = capsys.readouterr().out.partition(": ")[0]
+            pages.append(httpx.get(address).raise_for_status().text)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rectiseg.commands.web.Event", Visitor)
+    run_all("web.md", monkeypatch)
+    assert "rectiseg" in pages[0]
+
+
+def save_parser(folder: Path, data: type[CamVid] | type[Cityscapes]) -> None:
+    folder.mkdir(parents=True)
+    save(tiny_parser(EfficientNetLite(0), data), folder / "parser.safetensors")
+
+
+def write_camvid(root: Path) -> None:
+    """CamVid's layout, with scenes whose classes stand for its own."""
+    for split in ("train", "val"):
+        write_scenes(root / "made" / split, 4, noise=0.0)
+        (root / "made" / split / "images").rename(root / split)
+        (root / f"{split}annot").mkdir()
+        for path in (root / "made" / split / "labels").iterdir():
+            Image.fromarray(np.asarray(Image.open(path)) % len(CamVid.CLASSES)).save(root / f"{split}annot" / path.name)
 
 
 def test_the_program_of_how_it_works_takes_the_shipped_parser_apart(place: Path):
