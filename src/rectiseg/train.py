@@ -30,12 +30,11 @@ from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import identity, load, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.context import MultiScaleContext
-from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.encoder import Encoder
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
-from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
 from rectiseg.recipes import Recipe
 from rectiseg.settings import Settings, changed
@@ -179,6 +178,12 @@ class Training:
         known = [recipe, settings[stage], followed, self.seed, seed, list(images)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
+    def key_of(self, stage: str) -> str:
+        """The same of a stage that sees all training images; a parser whose confidences are stored is its own."""
+        if stage == "front" and self.confidences is not None:
+            return read_about(self.confidences / "train")["source"]
+        return self.key(stage, self.datasets["train"].names)
+
     @cached_property
     def class_weights(self) -> tuple[float, ...] | None:
         """How much a pixel of each class counts, from how often it occurs in the training labels."""
@@ -279,7 +284,7 @@ class Training:
     def new_bilateral(self) -> BilateralLRN:
         return BilateralLRN(self.num_classes)
 
-    def encoder(self) -> EfficientNetLite | ResNet:
+    def encoder(self) -> Encoder:
         return pretrained_encoder(self.recipe.encoder, self.encoder_weights)
 
     def after_front(self, split: Split) -> ConfidenceViews:
