@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from networks import TinyEncoder, random, random_logits, tiny_grn
-from rectiseg import cli, table2, train
+from rectiseg import cli, table2, table2_rows, train
 from rectiseg.held_out import WithoutDrive
 from rectiseg.measured import Measured
 from rectiseg.models.checkpoint import KINDS, fingerprint, identity, load, load_refiner, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
 from rectiseg.recipes import RECIPES
-from rectiseg.table2 import Rows, after, measure_drives, measure_rows, milliseconds, over_drives, page, tuned_crf
+from rectiseg.table2 import measure_drives, measure_rows, milliseconds, over_drives, page
+from rectiseg.table2_rows import Rows, after, tuned_crf
 from rectiseg.train import Training
 from tiny_stage import Drawn
 from tiny_training import smallest
@@ -217,7 +218,7 @@ def test_drives_after_stored_confidences_are_refused_before_anything_is_trained(
 
 
 def test_the_crf_is_tuned_on_training_images_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(table2, "TRIALS", 3)
+    monkeypatch.setattr(table2_rows, "TRIALS", 3)
     crf = tuned_crf(smallest(folder))
     heard = Heard()
     assert fingerprint(tuned_crf(smallest(folder, heard))) == fingerprint(crf)

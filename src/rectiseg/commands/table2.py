@@ -65,7 +65,8 @@ def table2(
         ensemble: Saved parsers that speak together with the first cascade in the last row.
     """
     from rectiseg.progress import ProgressReporter
-    from rectiseg.table2 import Rows, page
+    from rectiseg.table2 import page
+    from rectiseg.table2_rows import Rows
     from rectiseg.train import Training
 
     if not seeds or not grn_seeds:
