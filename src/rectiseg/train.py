@@ -27,7 +27,7 @@ from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.bilateral_lrn import BilateralLRN
-from rectiseg.models.checkpoint import identity, load, read_training, save
+from rectiseg.models.checkpoint import at_output_stride, identity, load, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.encoder import Encoder
@@ -68,6 +68,7 @@ OF_REFINERS = (
     "neighborhood",
     "lrn_widths",
     "grn_starts_from",
+    "grn_output_stride",
     "folds",
     "front_at_scales",
 )
@@ -258,7 +259,7 @@ class Training:
         """The one that was given, or one on an encoder that knows ImageNet or what the front made of it."""
         iterations = iterations or self.recipe.iterations
         if self.grn_weights is not None:
-            grn = self.started_grn()
+            grn = at_output_stride(self.started_grn(), self.recipe.grn_output_stride)
             grn.iterations, grn.full_backpropagation = iterations, self.recipe.full_backpropagation
             return grn
         starts_from_front = self.recipe.grn_starts_from == "front"
@@ -268,7 +269,8 @@ class Training:
                 "none: choose a recipe that starts from the pretrained encoder, or name a GRN to start from"
             )
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, iterations, full_backpropagation=self.recipe.full_backpropagation)
+        grn = GRN(encoder, self.num_classes, iterations, full_backpropagation=self.recipe.full_backpropagation)
+        return at_output_stride(grn, self.recipe.grn_output_stride)
 
     def started_grn(self) -> GRN:
         """The GRN of the given weights: saved alone, or in a parser."""
