@@ -32,6 +32,7 @@ AT_LEAST_FASTER_THAN_UNFOLD = 100
 COPY, FORWARD, TRAINING = "copy of the inputs", "propagate", "propagate with gradients"
 FUSED, FUSED_TRAINING = "propagate_scores", "propagate_scores with gradients"
 LOOP, UNFOLD = "loop over the shifts", "unfold"
+COMPILED, COMPILING = "softmax and loop, by torch.compile", "its compilation, once"
 
 AT_MOST_COPIES = {FORWARD: 8, FUSED: 6, FUSED_TRAINING: 16}
 
@@ -92,6 +93,9 @@ def measure(logits: Tensor, coefficients: Tensor, scores: Tensor, repetitions: i
         LOOP: lambda: propagate_reference(logits, coefficients),
     }
     result = {name: median_of(case, repetitions) for name, case in cases.items()}
+    compiled = torch.compile(propagate_scores_reference, dynamic=False)
+    compiling = milliseconds_of(lambda: compiled(logits, scores))
+    result[COMPILED], result[COMPILING] = median_of(lambda: compiled(logits, scores), repetitions), compiling
     result[UNFOLD] = milliseconds_of(lambda: propagate_by_unfold(logits, coefficients, band))
     return result
 
