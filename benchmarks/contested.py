@@ -30,6 +30,7 @@ class Counted:
     """Sums over images, of all of LRN and of what its labels need."""
 
     images: int = 0
+    size: str = ""
     pixels: int = 0
     contested: int = 0
     dense_multiply_adds: int = 0
@@ -40,6 +41,7 @@ class Counted:
     def count(self, lrn: LRN, logits: Logits) -> None:
         wanted = contested(logits[0].argmax(dim=0), lrn.neighborhood)
         self.images += 1
+        self.size = f"{logits.shape[3]}x{logits.shape[2]}"
         self.pixels += wanted.numel()
         self.contested += int(wanted.sum())
         self.dense_multiply_adds += multiply_adds(lrn, torch.ones_like(wanted), logits.shape[1])
@@ -112,7 +114,7 @@ def counted(lrn: nn.Module, parser: Parser, datasets: list[Dataset], every: int,
         differing = f"{count.differing} of {count.pixels}"
     dense, work = count.dense_multiply_adds / count.images / 1e9, count.multiply_adds / count.images / 1e9
     print(
-        f"| {count.images} of {len(image[0, 0, 0])}x{len(image[0, 0])} | "
+        f"| {count.images} of {count.size} | "
         f"{100 * count.contested / count.pixels:.1f} % | {dense:.1f} G, {work:.1f} G | {dense / work:.1f} | "
         f"{seconds} | {faster} | {differing} |",
         flush=True,
