@@ -3,11 +3,14 @@
 #   make PYTHON=python3.12 setup      another Python than the first on the PATH
 #   make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"      torch without CUDA
 #   make results DATA=CamVid ESPNET=espnet_p2q8_camvid.safetensors      the pages of measurements, printed anew
+#   make bench DATA=CamVid CITYSCAPES=Cityscapes CITYSCAPES_ESPNET=espnet_p2q8_cityscapes.safetensors      with both's
 
 PYTHON ?= python3
 PIP_EXTRA ?=
 DATA ?=
 ESPNET ?=
+CITYSCAPES ?=
+CITYSCAPES_ESPNET ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -57,7 +60,12 @@ bench: setup
 	@GLIBC_TUNABLES=$(REUSED_MEMORY) $(BIN)/python benchmarks/propagate.py --num-classes 150 --height 512 --width 512
 	@$(BIN)/python benchmarks/propagate_gpu.py
 	@$(BIN)/python benchmarks/refiners.py
+	@$(BIN)/python benchmarks/contested.py $(if $(DATA),--camvid '$(DATA)') \
+		$(if $(CITYSCAPES),--cityscapes '$(CITYSCAPES)' --espnet '$(CITYSCAPES_ESPNET)')
 	@$(BIN)/python benchmarks/crf.py
+	@$(BIN)/python benchmarks/modes.py
+	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/large_image.py
 
 docs: setup
 	$(BIN)/mkdocs build --strict

@@ -32,6 +32,7 @@ AT_LEAST_FASTER_THAN_UNFOLD = 100
 COPY, FORWARD, TRAINING = "copy of the inputs", "propagate", "propagate with gradients"
 FUSED, FUSED_TRAINING = "propagate_scores", "propagate_scores with gradients"
 LOOP, UNFOLD = "loop over the shifts", "unfold"
+COMPILED, COMPILING = "softmax and loop, by torch.compile", "its compilation, once"
 
 AT_MOST_COPIES = {FORWARD: 8, FUSED: 6, FUSED_TRAINING: 16}
 
@@ -43,6 +44,7 @@ def main(
     neighborhood: int = 7,
     threads: int = 2,
     repetitions: int = 9,
+    compiled: bool = True,
     json: Path | None = None,
 ) -> None:
     """Measure and print.
@@ -52,6 +54,7 @@ def main(
         neighborhood: m.
         threads: PyTorch's, which are the operator's too.
         repetitions: The median of so many is printed. Unfold runs once: it is slow and needs the most memory.
+        compiled: torch.compile of the plain softmax and loop, too, which takes a minute to compile.
         json: A file for the figures.
     """
     torch.set_num_threads(threads)
@@ -62,6 +65,8 @@ def main(
     band = rows_that_fit(logits, neighborhood)
     check_agreement(logits[..., :64, :64], scores[..., :64, :64])
     milliseconds = measure(logits, coefficients, scores, repetitions, band)
+    if compiled:
+        milliseconds |= measure_compiled(logits, scores, repetitions)
     setting = (
         f"K = {num_classes}, {height} x {width}, m = {neighborhood}, float32, {threads} threads, "
         f"median of {repetitions}, unfold once {'as a whole' if band >= height else f'in bands of {band} rows'}"
@@ -94,6 +99,12 @@ def measure(logits: Tensor, coefficients: Tensor, scores: Tensor, repetitions: i
     result = {name: median_of(case, repetitions) for name, case in cases.items()}
     result[UNFOLD] = milliseconds_of(lambda: propagate_by_unfold(logits, coefficients, band))
     return result
+
+
+def measure_compiled(logits: Tensor, scores: Tensor, repetitions: int) -> dict[str, float]:
+    case = torch.compile(propagate_scores_reference, dynamic=False)
+    compiling = milliseconds_of(lambda: case(logits, scores))
+    return {COMPILED: median_of(lambda: case(logits, scores), repetitions), COMPILING: compiling}
 
 
 def median_of(case: Callable[[], object], repetitions: int) -> float:

@@ -35,7 +35,7 @@ class TinyEncoder(nn.Module):
 
     def __init__(self, kernel_size: int = 9, out_channels: int = 4):
         super().__init__()
-        self.out_channels = out_channels
+        self.kernel_size, self.out_channels = kernel_size, out_channels
         self.stem = nn.Conv2d(3, out_channels, kernel_size, stride=8, padding=kernel_size // 2)
 
         self.blocks = nn.Sequential(nn.ReLU())

@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "Refiner",
         "ResNet",
         "SceneParser",
+        "Tiled",
         "load",
         "propagate",
         "read_image",

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from networks import random, random_logits
 from rectiseg import __version__
 from rectiseg.models import checkpoint
-from rectiseg.models.checkpoint import describe, fingerprint, load, load_state, read_training, save, save_state, title
+from rectiseg.models.checkpoint import (
+    at_output_stride,
+    describe,
+    fingerprint,
+    load,
+    load_state,
+    read_training,
+    save,
+    save_state,
+    title,
+)
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
@@ -260,3 +270,17 @@ def test_a_models_title_names_what_it_is_made_of():
         "SceneParser(Front(EfficientNetLite), Cascade(GRN(EfficientNetLite), LRN))"
     )
     assert title(MODELS["nothing"]()) == "Cascade"
+
+
+def test_the_same_weights_at_another_output_stride_see_the_same_pixels_on_another_grid():
+    torch.manual_seed(0)
+    grn = GRN(EfficientNetLite(0, output_stride=8), 3, iterations=2)
+    torch.nn.init.normal_(grn.network.head.weight)
+    assert at_output_stride(grn, 8) is grn
+    coarser = at_output_stride(grn, 32).eval()
+    assert (coarser.output_stride, coarser.center, coarser.iterations) == (32, 31.0, 2)
+    assert all(torch.equal(value, grn.state_dict()[name]) for name, value in coarser.state_dict().items())
+    image, logits = random(1, 3, 33, 65), random_logits(1, 3, 33, 65)
+    assert coarser.coarse(image, logits).shape == (1, 3, 2, 3)
+    assert coarser(image, logits).shape == logits.shape
+    assert fingerprint(at_output_stride(coarser, 8)) == fingerprint(grn)

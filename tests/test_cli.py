@@ -108,7 +108,7 @@ def test_ctrl_c_ends_in_a_sentence(command: str, says: str, tmp_path: Path, monk
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rectiseg.inference.plan", stop)
+    monkeypatch.setattr("rectiseg.jobs.plan", stop)
     monkeypatch.setattr("rectiseg.train.Training.run", stop)
     first = STREET if command == "predict" else "scenes_tiny"
     assert status_of(monkeypatch, command, first, "-o", tmp_path / "out") == 130
@@ -131,6 +131,19 @@ def test_predict_writes_label_maps_of_the_images_sizes(model: Path, scenes: Path
     labels = Image.open(tmp_path / "out" / "0.png")
     assert labels.size == (50, 37)
     assert np.asarray(labels).max() < len(SCENE_CLASSES)
+
+
+def test_images_larger_than_a_tile_are_parsed_in_tiles_and_that_is_said(
+    model: Path, scenes: Path, tmp_path: Path, monkeypatch, capsys
+):
+    image = scenes / "images" / "0.png"
+    arguments = ("predict", image, "-o", tmp_path / "out", "--model", model, "--tile", "32")
+    assert status_of(monkeypatch, *arguments) == 0
+    assert f"{image}: 50x37 pixels, parsed in 4 tiles of at most 32x32" in capsys.readouterr().err
+    assert Image.open(tmp_path / "out" / "0.png").size == (50, 37)
+    assert status_of(monkeypatch, *arguments, "--panel") == 1
+    assert "which give a label map alone" in capsys.readouterr().err
+    assert status_of(monkeypatch, *arguments[:-1], "0") == 2
 
 
 def test_probabilities_are_written_on_request(model: Path, scenes: Path, tmp_path: Path, monkeypatch):

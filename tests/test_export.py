@@ -27,6 +27,7 @@ from rectiseg.models.exported import INPUTS, About
 from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.lrn import LRN
+from rectiseg.models.tiled import Tiled
 from rectiseg.types import Parser, Refiner
 
 pytest.importorskip("onnx", reason="onnx is not installed")
@@ -254,6 +255,7 @@ def test_a_file_that_answers_differently_is_not_kept(suffix: str, tmp_path: Path
         (tiny_parser, "model.pth", "whole", "no format by its name; end it in .onnx or .pt2"),
         (FullyConnectedCRF, "model.onnx", "whole", "a FullyConnectedCRF cannot be exported: its filter is code"),
         (lambda: SceneParser(front(), Cascade(FullyConnectedCRF())), "model.pt2", "refiner", "a FullyConnectedCRF"),
+        (lambda: Tiled(front()), "model.onnx", "whole", "a Tiled cannot be exported: how many tiles"),
         (lambda: MultiScale(front()), "model.onnx", "whole", "a MultiScale cannot be exported: it resizes"),
         (TinyEncoder, "model.onnx", "whole", "a TinyEncoder is neither a parser nor a refiner"),
         (tiny_lrn, "model.onnx", "front", "a LRN has no front; leave the part out"),

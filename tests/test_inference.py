@@ -10,11 +10,14 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from heard import Heard
 from rectiseg import inference, visualize
 from rectiseg.data.images import read_image, read_label_map
-from rectiseg.inference import Wanted, device_of, plan, predict_files, stages
+from rectiseg.inference import Wanted, device_of, stages
+from rectiseg.jobs import plan
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.lrn import LRN
+from rectiseg.prediction import predict_files
 
 CLASSES = ("red", "green", "blue")
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
@@ -135,14 +138,12 @@ def test_more_classes_than_a_palette_holds_are_written_without_one(photos: Path,
 def test_a_broken_image_is_named_and_the_others_are_done(photos: Path, tmp_path: Path):
     broken = photos / "may" / "2.jpg"
     broken.write_bytes(b"no image")
-    done = []
-    failures = predict_files(
-        Brightest().eval(), plan([photos], tmp_path / "out"), CLASSES, PALETTE, on_image=lambda: done.append(1)
-    )
+    reporter = Heard()
+    failures = predict_files(Brightest().eval(), plan([photos], tmp_path / "out"), CLASSES, PALETTE, reporter=reporter)
     assert [failure.image for failure in failures] == [broken]
     assert failures[0].sentence.startswith(f"{broken}: empty, broken or not one of")
     assert files(tmp_path / "out") == ["1.png", "may/3.png"]
-    assert len(done) == 3
+    assert reporter.done == 3
 
 
 def fails_with(error: Exception):

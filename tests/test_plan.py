@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rectiseg.inference import Failure, Job, plan, predict_files
+from heard import Heard
+from rectiseg.jobs import Failure, Job, plan
+from rectiseg.prediction import predict_files
 
 
 def test_files_of_one_name_from_two_folders_are_refused(photos: Path, tmp_path: Path):
@@ -82,9 +84,9 @@ def test_without_any_image_nothing_is_begun_and_every_path_is_named(tmp_path: Pa
 def test_what_was_planned_as_a_failure_is_reported_with_those_that_became_one(photos: Path, tmp_path: Path):
     (photos / "may" / "2.jpg").write_bytes(b"no image")
     jobs = plan([photos, photos / "nowhere.jpg"], tmp_path / "out")
-    done = []
+    reporter = Heard()
     palette = np.zeros((3, 3), np.uint8)
-    failures = predict_files(lambda image: image, jobs, ("r", "g", "b"), palette, on_image=lambda: done.append(1))
+    failures = predict_files(lambda image: image, jobs, ("r", "g", "b"), palette, reporter=reporter)
     assert [failure.image.name for failure in failures] == ["nowhere.jpg", "2.jpg"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["1.png", "3.png"]
-    assert len(done) == len(jobs) == 4
+    assert reporter.done == len(jobs) == 4

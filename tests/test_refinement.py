@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from rectiseg import SceneParser, cli
 from rectiseg.data.images import read_label_map, write_label_map
-from rectiseg.inference import Failure, Wanted
+from rectiseg.inference import Wanted
+from rectiseg.jobs import Failure
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import SHIPPED_REFINER, load, save
 from rectiseg.models.combine import Cascade
@@ -170,7 +171,7 @@ def test_files_are_refined_as_tensors_are(photos: Path, predictions: Path, tmp_p
     red[0, :3] = red[2, 3:] = 1
     expected = refine(red, scene()[1], refiner()).argmax(dim=0)
     np.testing.assert_array_equal(read_label_map(tmp_path / "out" / "1.png"), expected)
-    assert dict(answer.read) == {"logits": 1, "probabilities": 1, "labels": 1}
+    assert dict(answer.found) == {"logits": 1, "probabilities": 1, "labels": 1}
     assert answer.changed > 0
 
 

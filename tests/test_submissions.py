@@ -12,7 +12,7 @@ from rectiseg.data.ade20k import ADE20K
 from rectiseg.data.cityscapes import Cityscapes
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.data.submissions import Benchmark, in_official_ids, official_ids, refuse_other_classes
-from rectiseg.inference import plan
+from rectiseg.jobs import plan
 from rectiseg.types import IGNORE_INDEX
 
 BENCHMARKS: tuple[Benchmark, ...] = ("cityscapes", "ade20k")

@@ -1,23 +1,28 @@
 """Table 2 on a training of seconds: every row is measured once, and drives by what never saw them."""
 
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from networks import random, random_logits, tiny_grn
-from rectiseg import cli, table2, train
+from networks import TinyEncoder, random, random_logits, tiny_grn
+from rectiseg import cli, table2, table2_rows, train
 from rectiseg.held_out import WithoutDrive
-from rectiseg.models.checkpoint import fingerprint, identity, load, load_refiner, save
+from rectiseg.measured import Measured
+from rectiseg.models.checkpoint import KINDS, fingerprint, identity, load, load_refiner, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
 from rectiseg.recipes import RECIPES
-from rectiseg.table2 import Rows, after, measure_drives, measure_rows, page, tuned_crf
+from rectiseg.table2 import measure_drives, measure_rows, milliseconds, over_drives, page
+from rectiseg.table2_rows import Rows, after, tuned_crf
 from rectiseg.train import Training
 from tiny_stage import Drawn
-from tiny_training import needs_weights, smallest
+from tiny_training import smallest
 
 AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "GRN, BilateralLRN", "LRN, GRN", "GRN and LRN in parallel"]
 VAL = Drawn(2, 1, 25, 33)
@@ -36,6 +41,22 @@ class Heard(Reporter):
             self.parts.append(title)
 
 
+def measured_in(folder: Path, rows: Rows, train: bool = True) -> dict[str, list[Measured]]:
+    return measure_rows(rows, folder / "table2", train)
+
+
+def changed_weights(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "pretrained_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setitem(KINDS, "TinyEncoder", TinyEncoder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("table2")
@@ -45,6 +66,7 @@ def rows_of(folder: Path, reporter: Reporter | None = None, seeds: int = 2) -> R
     trainings = [smallest(folder, reporter) for _ in range(seeds)]
     for seed, training in enumerate(trainings):
         training.refiner_seed = seed
+        training.datasets = training.datasets | {"val": VAL}
     return Rows(trainings, trainings[:1], crf=False, iterated=False)
 
 
@@ -64,60 +86,109 @@ def with_drives(folder: Path) -> Training:
     return made
 
 
-@needs_weights
 def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
-    rows = measure_rows(rows_of(folder))
+    rows = measured_in(folder, rows_of(folder))
     assert list(rows) == TITLES
     assert [len(row) for row in rows.values()] == [1, 2, 2, 2, *[1] * 7]
     heard = Heard()
-    repeated = measure_rows(rows_of(folder, heard))
+    repeated = measured_in(folder, rows_of(folder, heard))
     assert not heard.parts
     for title, row in rows.items():
         for one, other in zip(row, repeated[title], strict=True):
-            assert one.milliseconds == other.milliseconds
             assert all(torch.equal(counts, other.counts[name]) for name, counts in one.counts.items())
 
 
-@needs_weights
 def test_where_the_recipe_has_one_iteration_a_grn_of_three_is_read_after_each(tmp_path: Path):
     made = smallest(tmp_path)
     made.recipe = replace(made.recipe, iterations=1)
     assert made.grn_iterated().iterations == 3
     rows = Rows([made], [made], crf=False)
-    titles = [title for title, _, _ in rows.networks()]
+    titles = [row.title for row in rows]
     iterated = [f"GRN trained for 3, N = {n}" for n in (1, 2, 3)]
     assert [title for title in titles if title.startswith("GRN trained")] == iterated
-    fewer = [title for title, _, _ in replace(rows, iterated=False).networks()]
+    fewer = [row.title for row in replace(rows, iterated=False)]
     assert fewer == [title for title in titles if title not in iterated]
 
 
-@needs_weights
 def test_a_row_is_measured_again_when_its_network_has_changed(folder: Path):
-    measure_rows(rows_of(folder))
-    trained = load(folder / "context.safetensors")
+    rows = rows_of(folder, heard := Heard())
+    measured_in(folder, rows)
+    heard.parts.clear()
+    path = folder / "context.safetensors"
+    known, changed = path.read_bytes(), changed_weights(load(path))
+    save(changed, path, read_training(path))
+    measured_in(folder, rows)
+    assert heard.parts == ["measure MS-Dilation"]
+    path.write_bytes(known)
+
+
+def test_records_outlive_the_weights(folder: Path, tmp_path: Path):
+    records = folder / "table2"
+    before = measured_in(folder, rows_of(folder))
     heard = Heard()
-    rows = rows_of(folder, heard)
-    with torch.no_grad():
-        next(trained.parameters()).add_(1)
-    rows.first.context = lambda: trained
-    measure_rows(rows)
-    assert heard.parts == ["MS-Dilation"]
+    again = measure_rows(rows_of(tmp_path / "empty", heard), records, train=False)
+    assert not heard.parts
+    assert list(again) == TITLES
+    for title, row in before.items():
+        for one, other in zip(row, again[title], strict=True):
+            assert all(torch.equal(counts, other.counts[name]) for name, counts in one.counts.items())
 
 
-@needs_weights
+def test_a_record_is_of_the_settings_and_images_that_it_was_made_with(folder: Path, tmp_path: Path):
+    records = folder / "table2"
+    measured_in(folder, rows_of(folder))
+    (made,) = rows_of(tmp_path, seeds=1).local
+    made.recipe = replace(made.recipe, lrn=replace(made.recipe.lrn, phases=((1, 7e-3),)))
+    found = measure_rows(Rows([made], [made], crf=False), records, train=False)
+    with_lrn = {"LRN", "LRN, GRN", "GRN, LRN", "GRN and LRN in parallel", "all of it, multi-scale and flip"}
+    assert {*TITLES} - {*found} == with_lrn
+    made.datasets = made.datasets | {"val": renamed(Drawn(2, 1, 25, 33), "0002_1", "0003_2")}
+    assert not measure_rows(Rows([made], [made], crf=False), records, train=False)
+
+
+def test_without_training_what_is_missing_is_named(folder: Path, tmp_path: Path):
+    measured_in(folder, rows_of(folder))
+    records = tmp_path / "records"
+    records.mkdir()
+    for title in ("front", "LRN", "GRN, LRN"):
+        shutil.copy(folder / "table2" / f"{title}.safetensors", records)
+    rows = rows_of(tmp_path / "empty", seeds=1)
+    lines = page(rows, "rectiseg table2 ...", with_drives=False, folder=records, train=False).splitlines()
+    table, _, took = "\n".join(lines).partition("## What it took")
+    assert re.findall(r"^\| (\S.*?) \| \d \|", table, re.MULTILINE) == ["front", "+LRN", "+GRN, LRN"]
+    assert re.findall(r"^\| (\w+) \| 0 \|", took, re.MULTILINE) == ["front", "grn", "lrn", "lrn_alone"]
+    (named,) = (line for line in lines if line.startswith("Not measured: "))
+    absent = [f"+{title}" for title in TITLES if title not in ("front", "LRN", "GRN, LRN")]
+    assert named == f"Not measured: {'; '.join(absent)}."
+    with pytest.raises(ValueError, match="no record of this recipe's front on these images"):
+        page(rows, "rectiseg table2 ...", with_drives=False, folder=tmp_path / "none", train=False)
+
+
+def test_a_time_is_taken_once_a_machine_and_holds_the_front_s(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    measured_in(folder, rows_of(folder))
+    monkeypatch.setattr(table2, "timed", lambda *_: 5.0)
+    times = milliseconds(rows_of(folder), folder / "times")
+    assert times == dict.fromkeys(TITLES, 10.0) | {"front": 5.0, TITLES[-1]: 5.0}
+    monkeypatch.setattr(table2, "timed", lambda *_: 6.0)
+    assert milliseconds(rows_of(folder), folder / "times") == times
+    monkeypatch.setattr(table2, "machine", lambda: "another machine")
+    assert milliseconds(rows_of(folder), folder / "times")["LRN"] == 12.0
+
+
 def test_saved_parsers_join_the_ensemble(folder: Path):
-    measure_rows(rows_of(folder))
+    measured_in(folder, rows_of(folder))
     path = folder / "another.safetensors"
     save(SceneParser(load(folder / "front.safetensors"), Cascade()), path)
     rows = replace(rows_of(folder, seeds=1), ensemble=[path])
-    assert list(measure_rows(rows)) == [*TITLES, "ensemble of 2"]
+    assert list(measured_in(folder, rows)) == [*TITLES, "ensemble of 2"]
 
 
-@needs_weights
 def test_a_drive_is_measured_with_what_never_saw_it(tmp_path: Path):
     made = with_drives(tmp_path)
-    rows, names = measure_drives(Rows([made], [made], crf=False, iterated=False))
-    assert names == ["a_1", "a_2", "b_1", "b_2", "b_3"]
+    parts = measure_drives(Rows([made], [made], crf=False, iterated=False), tmp_path / "table2")
+    assert {drive: len(part["front"][0].counts["mean IoU"]) for drive, part in parts.items()} == {"a": 2, "b": 3}
+    rows = over_drives(parts)
+    assert list(rows) == TITLES
     assert {len(counts) for row in rows.values() for counts in row[0].counts.values()} == {5}
     seen = {"a": {"b_1", "b_2"}, "b": {"a_1", "a_2"}}
     for drive, learnt in seen.items():
@@ -142,13 +213,12 @@ def test_drives_after_stored_confidences_are_refused_before_anything_is_trained(
     made = with_drives(tmp_path / "out")
     made.confidences = tmp_path / "stored"
     with pytest.raises(ValueError, match="cannot be trained without a drive: add --no-drives"):
-        page(Rows([made], [made]), "rectiseg table2 ...", with_drives=True)
+        page(Rows([made], [made]), "rectiseg table2 ...", with_drives=True, folder=tmp_path / "out" / "table2")
     assert not (tmp_path / "out").exists()
 
 
-@needs_weights
 def test_the_crf_is_tuned_on_training_images_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(table2, "TRIALS", 3)
+    monkeypatch.setattr(table2_rows, "TRIALS", 3)
     crf = tuned_crf(smallest(folder))
     heard = Heard()
     assert fingerprint(tuned_crf(smallest(folder, heard))) == fingerprint(crf)
@@ -156,23 +226,22 @@ def test_the_crf_is_tuned_on_training_images_once(folder: Path, monkeypatch: pyt
     assert fingerprint(load_refiner(folder / "crf.safetensors")) == fingerprint(crf)
 
 
-@needs_weights
 def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(table2, "blocks_of", lambda names: [[index] for index in range(len(names))])
     made = with_drives(tmp_path)
     made.datasets["val"] = renamed(Drawn(2, 1, 25, 33), "b_3", "b_4")
-    lines = page(Rows([made], [made], crf=False, iterated=False), "rectiseg table2 ...", with_drives=True).splitlines()
-    assert lines[2].startswith("Printed by `rectiseg table2 ...`, on ")
+    rows = Rows([made], [made], crf=False, iterated=False)
+    lines = page(rows, "rectiseg table2 ...", with_drives=True, folder=tmp_path / "table2").splitlines()
+    assert lines[2] == "Printed by `rectiseg table2 ...`."
     headings = ["## Val", "## Drives that nothing was trained on", "## What it took"]
     assert [line for line in lines if line.startswith("##")] == headings
     assert sum(line.startswith("| +LRN | 1 |") for line in lines) == 2
     assert "2 images in 2 blocks." in lines
     assert "6 images in 6 blocks." in lines
-    assert {"| context | 0 |", "| without_a/front | 0 |"} <= set(lines)
+    assert {"| context | 0 |", "| without a, front | 0 |"} <= set(lines)
     assert lines[-1] == "0.0 hours of training in all."
 
 
-@needs_weights
 def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     def split_of(dataset: str, data: Path | None, split: str) -> Drawn:
         return renamed(Drawn(4, 0, 25, 33), "0001_1", "0001_2", "0001_3", "0001_4") if split == "train" else VAL

@@ -16,10 +16,12 @@ from networks import tiny_grn
 from rectiseg.commands.web import web
 from rectiseg.data.images import read_image
 from rectiseg.data.scenes import generate_scene
-from rectiseg.inference import LABELS_ONLY, plan, predict_files
+from rectiseg.inference import LABELS_ONLY
+from rectiseg.jobs import plan
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.lrn import LRN
+from rectiseg.prediction import predict_files
 from rectiseg.types import Logits
 from rectiseg.web.session import SHIPPED_PARSER, SHIPPED_REFINER, Limits, Session, loaded
 

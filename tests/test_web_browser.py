@@ -12,8 +12,10 @@ from PIL import Image
 from torch import nn
 
 from networks import tiny_grn
-from rectiseg.inference import Wanted, plan, predict_files
+from rectiseg.inference import Wanted
+from rectiseg.jobs import plan
 from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.prediction import predict_files
 from rectiseg.web.session import Session
 
 pytestmark = pytest.mark.xdist_group("browser")  # one page

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,15 +29,20 @@ from rectiseg.stage import confusion, train_stage
 from rectiseg.views import ConfidenceViews, ImageViews, TrainingData
 
 
+@cache
+def drawn(count: int, seed: int, height: int, width: int) -> tuple[Sample, ...]:
+    scenes = GeneratedScenes(count, seed, height, width)
+    return tuple(scenes[index] for index in range(count))
+
+
 class Drawn:
-    """Generated scenes that are drawn once."""
+    """Generated scenes that are drawn once, by whoever asks first."""
 
     classes, palette = GeneratedScenes.classes, GeneratedScenes.palette
 
     def __init__(self, count: int, seed: int = 3, height: int = 21, width: int = 30):
-        scenes = GeneratedScenes(count, seed, height, width)
-        self.samples = [scenes[index] for index in range(count)]
-        self.names = scenes.names
+        self.samples = list(drawn(count, seed, height, width))
+        self.names = [sample.name for sample in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)

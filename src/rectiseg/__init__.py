@@ -12,6 +12,7 @@ from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
+from rectiseg.models.tiled import Tiled
 from rectiseg.ops.propagate import propagate
 from rectiseg.refinement import refine
 from rectiseg.types import IGNORE_INDEX, Coefficients, Image, LabelMap, Logits, Parser, Refiner
@@ -36,6 +37,7 @@ __all__ = [
     "Refiner",
     "ResNet",
     "SceneParser",
+    "Tiled",
     "load",
     "propagate",
     "read_image",

@@ -19,6 +19,7 @@ from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.exported import ENTRY, INPUTS, About, ExportedParser, ExportedRefiner, load_exported
 from rectiseg.models.external.installed import library
 from rectiseg.models.fusion import MultiScale
+from rectiseg.models.tiled import Tiled
 from rectiseg.ops.resize import resized
 from rectiseg.refinement import classes_of
 
@@ -27,6 +28,7 @@ Part = Literal["whole", "front", "refiner"]
 NOT_EXPORTED: dict[type[nn.Module], str] = {
     FullyConnectedCRF: "its filter is code of this package; export the model without it",
     MultiScale: "it resizes as no ONNX operator does; export its parser, and fuse the views of the exported one",
+    Tiled: "how many tiles it cuts depends on the image; export its network, and put the exported one into a Tiled",
     ExportedParser: "it is exported already; export the .safetensors file that it came from",
     ExportedRefiner: "it is exported already; export the .safetensors file that it came from",
 }

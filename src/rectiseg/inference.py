@@ -1,9 +1,9 @@
-"""File to file: find the images, parse them one by one, write what was asked for."""
+"""What a parser and refiners say of an image, and the files that say so."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Generic, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,50 +12,14 @@ from torch import Tensor, nn
 
 from rectiseg import visualize
 from rectiseg.data.files import atomic_path, save_file
-from rectiseg.data.images import find_images, read_image, write_label_map
+from rectiseg.data.images import write_label_map
 from rectiseg.data.submissions import Benchmark, in_official_ids
+from rectiseg.jobs import Job, Seen
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.contested import label_map
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.lrn import LRN
 from rectiseg.types import Image, Logits, Parser, Refiner
-
-
-@dataclass(frozen=True)
-class Job:
-    """An image and the label map to write for it; what else is asked for lies beside the label map.
-
-    The label map is written last: where it exists, the job is done.
-    """
-
-    image: Path
-    labels: Path
-
-    @property
-    def overlay(self) -> Path:
-        return self.labels.with_name(f"{self.labels.stem}_overlay.png")
-
-    @property
-    def panel(self) -> Path:
-        return self.labels.with_name(f"{self.labels.stem}_panel.png")
-
-    @property
-    def probabilities(self) -> Path:
-        """One tensor "probabilities", (classes, height, width) float16, with the classes' names in the header."""
-        return self.labels.with_name(f"{self.labels.stem}_probabilities.safetensors")
-
-    @property
-    def targets(self) -> tuple[Path, ...]:
-        """All that may be written for the image, whether it is asked for or not."""
-        return self.labels, self.overlay, self.panel, self.probabilities
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image without a result, or a path without images; the sentence names the file and says why."""
-
-    image: Path
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -72,53 +36,8 @@ class Prediction:
         return self.stages[-1][1]
 
 
-def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
-    """Where the results of which image go; refuses a plan that would overwrite an image or a result of its own.
-
-    The tree below a folder is kept: `plan([photos], out)` sends photos/may/a.jpg to out/may/a.png. A path without
-    images is a failure, which stands before the jobs; a plan without any job is refused.
-    """
-    if not paths:
-        raise ValueError("no image was given: name image files, or folders that hold some")
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: is a file; name a folder for the results")
-    jobs: dict[Path, Job] = {}
-    failures: dict[Path, Failure] = {}
-    for path in paths:
-        try:
-            images, is_folder = find_images([path]), path.is_dir()
-        except (ValueError, OSError) as error:
-            failures[path] = Failure(path, str(error))
-            continue
-        if is_folder and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
-            raise ValueError(f"{output}: lies in {path}, where images are searched for; choose a folder outside it")
-        for image in images:
-            relative = image.relative_to(path) if is_folder else Path(image.name)
-            jobs.setdefault(image.absolute(), Job(image, output / relative.with_name(f"{image.stem}.png")))
-    if not jobs:
-        raise ValueError("; ".join(failure.sentence for failure in failures.values()))
-    refuse_collisions(list(jobs.values()))
-    return [*failures.values(), *jobs.values()]
-
-
-def refuse_collisions(jobs: Sequence[Job]) -> None:
-    """Of all targets of every job: options then never decide whether a plan is good."""
-    images = {job.image.resolve() for job in jobs}
-    owners: dict[Path, Path] = {}
-    for job in jobs:
-        for target in job.targets:
-            if target.exists() and target.resolve() in images:
-                raise ValueError(f"{target}: an input, which {job.image}'s result would replace; choose another output")
-            first = owners.setdefault(target, job.image)
-            if first != job.image:
-                raise ValueError(
-                    f"{first} and {job.image}: both would be written to {target}; rename one, "
-                    "or give the folder above both, whose tree is kept"
-                )
-
-
 Naming = Callable[[int], tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]]
-"""The names and colours of so many classes."""
+"""The names and colours of so many classes; ConcernsAll where a model should not have so many."""
 
 
 @dataclass(frozen=True)
@@ -134,65 +53,33 @@ class Wanted:
 LABELS_ONLY = Wanted()
 
 
-def predict_files(
-    parser: Parser,
-    jobs: Iterable[Job | Failure],
-    classes: Sequence[str],
-    palette: UInt8[np.ndarray, "classes 3"],
-    wanted: Wanted = LABELS_ONLY,
-    on_image: Callable[[], None] = lambda: None,
-) -> list[Failure]:
-    """Do the jobs, one image at a time, where the parser is; what was or became a failure comes back.
+@runtime_checkable
+class Answers(Protocol[Seen]):
+    """What answers images, which another thread reads."""
 
-    What concerns all images (classes that do not match, a full disk) stops the work with a ValueError.
-    """
-    if isinstance(parser, nn.Module) and parser.training:
-        raise ValueError("the parser is in training mode, where it answers differently; call parser.eval() first")
-    if len(classes) != len(palette):
-        raise ValueError(f"{len(classes)} classes and a palette of {len(palette)} colours: their numbers must agree")
+    def read(self, job: Job, /) -> Seen: ...
 
-    def named(count: int) -> tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]:
-        if count != len(classes):
-            raise ValueError(f"the parser knows {count} classes, {len(classes)} were named")
-        return classes, palette
-
-    def answer(job: Job) -> Prediction:
-        return predict(parser, read_image(job.image), wanted.probabilities)
-
-    return process(answer, jobs, named, wanted, on_image)
+    def answer(self, job: Job, seen: Seen, /) -> Prediction: ...
 
 
-def process(
-    answer: Callable[[Job], Prediction],
-    jobs: Iterable[Job | Failure],
-    named: Naming,
-    wanted: Wanted,
-    on_image: Callable[[], None] = lambda: None,
-) -> list[Failure]:
-    """Answer the jobs one by one and write the answers; a job that fails does not stop the others."""
-    failures = []
-    for job in jobs:
-        if isinstance(job, Failure):
-            failures.append(job)
-            on_image()
-            continue
-        try:
-            prediction = answer(job)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            failures.append(Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images"))
-        except ValueError as error:
-            sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
-            failures.append(Failure(job.image, sentence))
-        else:
-            classes, palette = named(prediction.num_classes)
-            try:
-                write(job, prediction, classes, palette, wanted)
-            except OSError as error:
-                raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
-        on_image()
-    return failures
+@dataclass(frozen=True)
+class Written(Generic[Seen]):
+    """The work of writing what was answered, for `process`."""
+
+    answers: Answers[Seen]
+    named: Naming
+    wanted: Wanted = LABELS_ONLY
+
+    def read(self, job: Job) -> Seen:
+        return self.answers.read(job)
+
+    def answer(self, job: Job, seen: Seen) -> Prediction:
+        prediction = self.answers.answer(job, seen)
+        self.named(prediction.num_classes)  # before anything is written
+        return prediction
+
+    def write(self, job: Job, prediction: Prediction) -> None:
+        write(job, prediction, *self.named(prediction.num_classes), self.wanted)
 
 
 def names_and_colors(parser: SceneParser) -> tuple[tuple[str, ...], UInt8[np.ndarray, "classes 3"]]:
@@ -200,11 +87,6 @@ def names_and_colors(parser: SceneParser) -> tuple[tuple[str, ...], UInt8[np.nda
     classes = parser.classes or tuple(f"class {index}" for index in range(int(parser.front.num_classes)))  # pyright: ignore
     palette = np.asarray(parser.palette, np.uint8) if parser.palette else visualize.default_palette(len(classes))
     return classes, palette
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Torch has an exception of its own for a GPU's memory, but not for the main memory."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @torch.inference_mode()

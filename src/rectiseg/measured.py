@@ -1,11 +1,10 @@
 """What networks are worth on stored confidences: measured once, kept, and compared with intervals."""
 
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -21,6 +20,7 @@ from rectiseg.machine import machine
 from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy
 from rectiseg.models.checkpoint import PARSERS, identity
 from rectiseg.progress import Reporter
+from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews
 
 SILENT = Reporter()
@@ -37,10 +37,14 @@ def measures(num_classes: int) -> dict[str, Measure]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one network did: its counts of every image by measure, (images, ...), and its time for one."""
+    """What one network did: its counts of every image by measure, (images, ...), and its time for one.
+
+    ``about`` is what its record remembers of it.
+    """
 
     counts: Mapping[str, Tensor]
     milliseconds: float
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
@@ -59,52 +63,101 @@ def measured(
 ) -> Measured:
     """What a refiner makes of stored confidences, or a parser of their images.
 
-    It is taken from the file, if that is of this network, these confidences, this machine and the measures as they are
-    now. A refiner's time includes ``before``, the milliseconds of what made the confidences.
+    It is taken from the record, if that is of this network, these confidences, this machine and the measures as they
+    are now. A refiner's time includes ``before``, the milliseconds of what made the confidences.
     """
-    looks_again = isinstance(network, PARSERS)
-    before = 0.0 if looks_again else before
-    kinds = measures(len(views.confidences.dataset.classes))
+    before = 0.0 if looks_again(network) else before
     about = {
         "network": identity(network),
         "confidences": json.dumps(views.confidences.about, sort_keys=True),
         "machine": machine(),
-        "measures": definition_of(kinds),
     }
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            known = file.metadata()
-            if about.items() <= known.items():
-                counts = {name: file.get_tensor(name) for name in kinds}
-                return Measured(counts, before + float(known["milliseconds"]))
-    reporter.stage(path.stem, len(views))
+    num_classes = len(views.confidences.dataset.classes)
+    found = read_record(path, about, num_classes)
+    if found is None:
+        reporter.stage(path.stem, len(views))
+        found = counted(network, views, reporter, device)
+        write_record(path, replace(found, about=about), num_classes)
+    return replace(found, milliseconds=before + found.milliseconds)
+
+
+def looks_again(network: nn.Module) -> bool:
+    """Whether it sees the image alone, and not what the front said of it."""
+    return isinstance(network, PARSERS)
+
+
+def counted(
+    network: nn.Module, views: ConfidenceViews, reporter: Reporter = SILENT, device: torch.device | str = "cpu"
+) -> Measured:
+    """The counts of every image, and the median time of one."""
     network = network.to(device).eval()
+    kinds = measures(len(views.confidences.dataset.classes))
     collected: dict[str, list[Tensor]] = {name: [] for name in kinds}
-    seconds = []
+    milliseconds = []
     for index in range(len(views)):
-        inputs, labels = views.whole(index)
-        image, logits = (tensor.to(device) for tensor in inputs)
-        start = time.perf_counter()
-        with torch.inference_mode():
-            answer = network(image) if looks_again else network(image, logits)
-            prediction = answer.argmax(dim=1)[0].cpu()
-        seconds.append(time.perf_counter() - start)
+        prediction, labels, taken = answered(network, views, index, device)
+        milliseconds.append(taken)
         for name, measure in kinds.items():
-            collected[name].append(measure.counts(prediction, labels[0]))
+            collected[name].append(measure.counts(prediction, labels))
         reporter.advance()
-    counts = {name: torch.stack(values) for name, values in collected.items()}
-    about["milliseconds"] = f"{1000 * median(seconds):.1f}"
+    # As the record has them.
+    counts = {name: torch.stack(values).float().double() for name, values in collected.items()}
+    return Measured(counts, round(median(milliseconds), 1))
+
+
+def timed(network: nn.Module, views: ConfidenceViews, images: int, device: torch.device | str = "cpu") -> float:
+    """The median milliseconds of the first so many images."""
+    network = network.to(device).eval()
+    answers = [answered(network, views, index, device) for index in range(min(images, len(views)))]
+    return round(median(taken for _, _, taken in answers), 1)
+
+
+def answered(
+    network: nn.Module, views: ConfidenceViews, index: int, device: torch.device | str
+) -> tuple[Tensor, Tensor, float]:
+    """The label map of one image, the true one, and the milliseconds that it took."""
+    inputs, labels = views.whole(index)
+    image, logits = (tensor.to(device) for tensor in inputs)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        answer = network(image) if looks_again(network) else network(image, logits)
+        prediction = answer.argmax(dim=1)[0].cpu()
+    return prediction, labels[0], 1000 * (time.perf_counter() - start)
+
+
+def read_record(path: Path, about: Mapping[str, str], num_classes: int) -> Measured | None:
+    """What was measured before, if it is of all that and of the measures as they are now."""
+    kinds = measures(num_classes)
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        known = file.metadata() or {}
+        if not {**about, "measures": definition_of(kinds, num_classes)}.items() <= known.items():
+            return None
+        counts = {name: file.get_tensor(name).double() for name in kinds}
+    return Measured(counts, float(known["milliseconds"]), known)
+
+
+def write_record(path: Path, found: Measured, num_classes: int) -> None:
+    """Keep a measurement and what it is about."""
+    about = dict(found.about) | {
+        "measures": definition_of(measures(num_classes), num_classes),
+        "milliseconds": str(found.milliseconds),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        save_file(counts, temporary, about)
-    return Measured(counts, before + float(about["milliseconds"]))
+        save_file({name: counts.float() for name, counts in found.counts.items()}, temporary, about)
 
 
-def definition_of(kinds: Mapping[str, Measure]) -> str:
-    """Twelve hexadecimal digits that change with the source text of the measures."""
-    files = sorted({inspect.getfile(type(measure)) for measure in kinds.values()})
-    text = "".join(Path(file).read_text(encoding="utf-8") for file in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def definition_of(kinds: Mapping[str, Measure], num_classes: int) -> str:
+    """Twelve hexadecimal digits that change when the measures say something else of two drawn label maps."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(num_classes, (2, 6, 8), generator=generator)
+    prediction, labels = coarse.repeat_interleave(5, dim=1).repeat_interleave(7, dim=2)
+    prediction = prediction.where(torch.rand(prediction.shape, generator=generator) < 0.5, labels)
+    labels = labels.where(torch.rand(labels.shape, generator=generator) < 0.9, IGNORE_INDEX)
+    said = {name: measure.counts(prediction, labels).tolist() for name, measure in kinds.items()}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
 def gain(front: Measured, row: Sequence[Measured], name: str, measure: Measure, blocks: Blocks) -> Interval:

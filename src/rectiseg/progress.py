@@ -21,6 +21,12 @@ class Reporter:
     def advance(self) -> None:
         """One more of it is done."""
 
+    def note(self, text: str) -> None:
+        """How far the one that is being done is."""
+
+    def say(self, sentence: str) -> None:
+        """What is chosen for one of them."""
+
 
 class Rate(ProgressColumn):
     """Images or steps a second."""
@@ -63,7 +69,14 @@ class ProgressReporter(Reporter, AbstractContextManager["ProgressReporter"]):
 
     def advance(self) -> None:
         assert self.task is not None
-        self.progress.advance(self.task)
+        self.progress.update(self.task, advance=1, loss="")
+
+    def note(self, text: str) -> None:
+        assert self.task is not None
+        self.progress.update(self.task, loss=text)
+
+    def say(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, done: int, loss: float | None = None, scores: Scores | None = None) -> None:
         assert self.task is not None

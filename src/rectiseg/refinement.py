@@ -5,28 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from rectiseg import visualize
 from rectiseg.data.images import read_image
 from rectiseg.data.predictions import Values, predictions_below, read_prediction, refuse_another_shape
-from rectiseg.inference import (
-    LABELS_ONLY,
-    Failure,
-    Job,
-    Prediction,
-    Wanted,
-    device_of,
-    flattened,
-    plan,
-    process,
-    refined,
-)
+from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, device_of, flattened, refined
+from rectiseg.jobs import Failure, Job, plan, process
 from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
@@ -134,6 +124,14 @@ def refuse_lost_predictions(jobs: Sequence[RefineJob]) -> None:
                 raise ValueError(f"{target}: a prediction, which the result would replace; choose another output")
 
 
+class Asked(NamedTuple):
+    """An image and the confidences of it that are to be refined, read from a file of such values."""
+
+    image: Float[Tensor, "3 height width"]
+    logits: Float[Tensor, "classes height width"]
+    values: Values
+
+
 class FileRefiner:
     """Answers refinement's jobs, and counts what it read and changed."""
 
@@ -148,28 +146,30 @@ class FileRefiner:
         self.confidences = confidences
         self.num_classes = num_classes or classes_of(refiner)
         self.values: Values | None = values
-        self.read: Counter[Values] = Counter()
+        self.found: Counter[Values] = Counter()
         self.pixels = 0
         self.changed = 0
 
-    @torch.inference_mode()
-    def __call__(self, job: Job) -> Prediction:
+    def read(self, job: Job) -> Asked:
         assert isinstance(job, RefineJob)
         image = read_image(job.image)
         size = (image.shape[1], image.shape[2])
-        logits, values = read_prediction(job.prediction, size, self.num_classes, self.values)
+        return Asked(image, *read_prediction(job.prediction, size, self.num_classes, self.values))
+
+    @torch.inference_mode()
+    def answer(self, job: Job, asked: Asked) -> Prediction:
         device = device_of(self.refiner)
-        batch, logits = image[None].to(device), logits[None].to(device)
+        batch, logits = asked.image[None].to(device), asked.logits[None].to(device)
         prediction = refined("prediction", batch, logits, flattened(self.refiner), self.confidences)
         (_, before), *_ = prediction.stages
-        self.read[values] += 1
+        self.found[asked.values] += 1
         self.pixels += before.size
         self.changed += int((before != prediction.labels).sum())
         return prediction
 
     @property
     def summary(self) -> str:
-        read = ", ".join(f"{count} as {values}" for values, count in self.read.most_common())
+        read = ", ".join(f"{count} as {values}" for values, count in self.found.most_common())
         return f"read {read}; {100 * self.changed / max(self.pixels, 1):.2f} % of the pixels have another label"
 
 
@@ -199,4 +199,4 @@ def refine_files(
             return classes, np.asarray(palette, np.uint8)
         return numbered(count)
 
-    return process(refine, jobs, named, wanted, on_image)
+    return process(Written(refine, named, wanted), jobs, on_image)

@@ -1,31 +1,36 @@
 """Table 2 of the paper on a data set of one's own: what each refiner is worth after one front, and how sure that is.
 
 Everything is measured from the stored confidences of the front, on val and on drives that nothing was trained on. What
-is not trained yet is trained, and what was measured before is not measured again.
+is not trained yet is trained. What was measured is kept as a record, by the settings, seeds and images that its
+networks follow from, so that the table outlives their weights.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-from torch import nn
-
-from rectiseg.crf_search import settings_of, tuned
-from rectiseg.data.datasets import drives
-from rectiseg.held_out import WithoutDrive
+from rectiseg.crf_search import settings_of
+from rectiseg.data.files import atomic_path
 from rectiseg.intervals import blocks_of
 from rectiseg.machine import machine
-from rectiseg.measured import Measured, as_markdown, joined, measured
-from rectiseg.models.checkpoint import load, load_parser, read_training, save
-from rectiseg.models.combine import Cascade, Parallel, SceneParser
+from rectiseg.measured import (
+    Measured,
+    as_markdown,
+    counted,
+    joined,
+    looks_again,
+    read_record,
+    timed,
+    write_record,
+)
+from rectiseg.models.checkpoint import identity
 from rectiseg.models.crf import FullyConnectedCRF
-from rectiseg.models.fusion import Ensemble, MultiScale
-from rectiseg.models.grn import GRN
-from rectiseg.train import PAPER_ITERATIONS, Training
+from rectiseg.table2_rows import CRF, FRONT, TRIALS, Row, Rows, drives_of
+from rectiseg.train import Training
 
-TRIALS = 50
+TIMED_IMAGES = 9
 NOTES = """
 Per cent, but for the wrong regions, which are counted an image: 4-connected regions of one predicted class with 25 or
 more annotated pixels of which more than half are wrong. Boundary F at 3 px: by class and image, where pixels near an
@@ -35,140 +40,126 @@ median time of an image, the front's own included.
 """
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Which rows there are: for each seed a training of its own, all after the same front."""
-
-    local: Sequence[Training]  # LRN and MS-Dilation, which are cheap to train
-    with_grn: Sequence[Training]
-    crf: bool = True
-    iterated: bool = True  # a GRN of three iterations, too, where the recipe trains it for fewer
-    ensemble: Sequence[Path] = ()  # saved parsers beside the first cascade
-
-    @property
-    def first(self) -> Training:
-        return self.local[0]
-
-    def without_each_drive(self) -> list["Rows"]:
-        """The same on drives that nothing was trained on, for the first seed; the ensemble's parsers may know them.
-
-        The longest training, that of an iterated GRN, is left out.
-        """
-        return [
-            Rows(
-                [WithoutDrive(self.local[0], drive)], [WithoutDrive(self.with_grn[0], drive)], self.crf, iterated=False
-            )
-            for drive in drives_of(self.first)
-        ]
-
-    def networks(self) -> Iterator[tuple[str, Training, nn.Module]]:
-        """Titles of rows, whose training, and what follows the stored confidences or looks at the image again."""
-        if self.crf:
-            yield "CRF", self.first, tuned_crf(self.first)
-        for training in self.local:
-            yield "MS-Dilation", training, training.context()
-        for training in self.local:
-            yield "LRN", training, training.lrn_alone()
-        for training in self.local:
-            yield "BilateralLRN", training, training.bilateral_alone()
-        for training in self.with_grn:
-            lrn_alone, grn = training.lrn_alone(), training.grn()
-            for n in range(1, grn.iterations + 1):
-                yield f"GRN, N = {n}", training, after(grn, n)
-            yield "GRN, LRN", training, Cascade(grn, training.lrn())
-            yield "GRN, BilateralLRN", training, Cascade(grn, training.bilateral())
-            yield "LRN, GRN", training, Cascade(lrn_alone, training.grn_last())
-            yield "GRN and LRN in parallel", training, Parallel(grn, lrn_alone)
-        training = self.with_grn[0]
-        if self.iterated and training.recipe.iterations < PAPER_ITERATIONS:
-            grn = training.grn_iterated()
-            for n in range(1, grn.iterations + 1):
-                yield f"GRN trained for {grn.iterations}, N = {n}", training, after(grn, n)
-        if training.confidences is None:
-            whole = SceneParser(training.front(), training.cascade())
-            yield "all of it, multi-scale and flip", training, MultiScale(whole, training.recipe.front.scales)
-            if self.ensemble:
-                parsers = [whole, *(load_parser(path) for path in self.ensemble)]
-                yield f"ensemble of {len(parsers)}", training, Ensemble(*parsers)
+def measure(row: Row, folder: Path, train: bool) -> Measured | None:
+    """From its record, or now; None where that would take a training that is not wanted."""
+    training = row.training
+    path = folder / f"{row.label}.safetensors"
+    about = {"trained": row.trained, "images": digest(training.datasets["val"].names)}
+    network = row.network() if row.is_trained else None
+    if network is not None:
+        about["network"] = identity(network)
+    found = read_record(path, about, training.num_classes)
+    if found is None and (network is not None or train):
+        network = network or row.network()
+        views = training.after_front("val")
+        training.reporter.stage(f"measure {row.label}", len(views))
+        found = counted(network, views, training.reporter, training.device)
+        about |= {"network": identity(network), "machine": machine(), "seconds": json.dumps(row.seconds())}
+        if isinstance(network, FullyConnectedCRF):
+            about["settings"] = json.dumps(settings_of(network))
+        found = replace(found, about=about)
+        write_record(path, found, training.num_classes)
+    return found
 
 
-def after(grn: GRN, iterations: int) -> GRN:
-    """The same network, read after so many of its iterations."""
-    fewer = copy(grn)
-    fewer.iterations = iterations
-    return fewer
-
-
-def tuned_crf(training: Training) -> FullyConnectedCRF:
-    """The CRF whose settings are best on training images, found once."""
-    path = training.output / "crf.safetensors"
-    confidences = training.after_front("train").confidences
-    if path.exists():
-        if read_training(path).get("confidences") != confidences.about["source"]:
-            raise ValueError(f"{path}: found for other confidences; delete it")
-        return cast(FullyConnectedCRF, load(path))
-    training.reporter.stage("CRF", TRIALS + 1)
-    best, *_, none = tuned(confidences, trials=TRIALS, seed=training.seed, on_trial=training.reporter.advance)
-    about = {
-        "confidences": confidences.about["source"],
-        "mean_iou_without": f"{none.scores.mean_iou:.4f}",
-        "mean_iou_with": f"{best.scores.mean_iou:.4f}",
-    }
-    save(best.crf, path, training.about | about)
-    return best.crf
-
-
-def measure_rows(rows: Rows) -> dict[str, list[Measured]]:
-    """Each row's measurements, one for each of its trainings. The front comes first."""
-    first = rows.first
-    views = first.after_front("val")
-    folder = first.output / "table2"
-    front = Cascade() if first.confidences is not None else first.front()
-    start = measured(front, views, folder / "front.safetensors", 0.0, first.reporter, first.device)
-    result = {"front": [start]}
-    for title, training, network in rows.networks():
-        path = folder / f"{training.label(title)}.safetensors"
-        row = measured(network, views, path, start.milliseconds, training.reporter, training.device)
-        result.setdefault(title, []).append(row)
+def measure_rows(rows: Iterable[Row], folder: Path, train: bool = True) -> dict[str, list[Measured]]:
+    """Each row's measurements, one for each of its trainings; a row without any is left out."""
+    result: dict[str, list[Measured]] = {}
+    for row in rows:
+        found = measure(row, folder, train)
+        if found is not None:
+            result.setdefault(row.title, []).append(found)
     return result
 
 
-def measure_drives(rows: Rows) -> tuple[dict[str, list[Measured]], list[str]]:
-    """The same on each drive's images, by what was trained on the others; and the images' names."""
-    parts: list[dict[str, list[Measured]]] = []
-    names: list[str] = []
-    for without in rows.without_each_drive():
-        parts.append(measure_rows(without))
-        names += without.first.datasets["val"].names
-    joined_rows = {
-        title: [joined(one) for one in zip(*(part[title] for part in parts), strict=True)] for title in parts[0]
+def measure_drives(rows: Rows, folder: Path, train: bool = True) -> dict[str, dict[str, list[Measured]]]:
+    """The same on each drive's images, by what was trained on the others; a drive without its front is left out."""
+    parts = {
+        drive: measure_rows(without, folder / f"without_{drive}", train)
+        for drive, without in rows.without_each_drive().items()
     }
-    return joined_rows, names
+    return {drive: part for drive, part in parts.items() if FRONT in part}
 
 
-def drives_of(training: Training) -> list[str]:
-    return list(drives(training.datasets["train"]))
+def over_drives(parts: Mapping[str, Mapping[str, Sequence[Measured]]]) -> dict[str, list[Measured]]:
+    """The rows that every drive has, each as one measurement of all their images."""
+    first, *others = parts.values()
+    titles = [title for title in first if all(title in other for other in others)]
+    return {title: [joined([part[title][0] for part in parts.values()])] for title in titles}
 
 
-def page(rows: Rows, command: str, with_drives: bool) -> str:
+def milliseconds(rows: Iterable[Row], folder: Path, train: bool = True) -> dict[str, float]:
+    """An image's time by title, the front's own included. What was timed before on this machine is not timed again."""
+    path = folder / "milliseconds.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    taken: dict[str, float] = dict(known.get(machine(), {}))
+    for row in rows:
+        if row.title not in taken and (train or row.is_trained) and (row.title == FRONT or FRONT in taken):
+            training = row.training
+            views, network = training.after_front("val"), row.network()
+            own = timed(network, views, TIMED_IMAGES, training.device)
+            taken[row.title] = own if looks_again(network) else round(own + taken.get(FRONT, 0.0), 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(known | {machine(): taken}, indent=2) + "\n", encoding="utf-8")
+    return taken
+
+
+def digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def page(rows: Rows, command: str, with_drives: bool, folder: Path, train: bool = True) -> str:
     """The table on val and, if wanted, that on unseen drives, with what they were printed from."""
     first = rows.first
     if with_drives:
         rows.without_each_drive()  # refuses before anything is trained
-    lines = [f"# Table 2: {first.recipe.name}", "", f"Printed by `{command}`, on {machine()}.", "", "## Val", ""]
-    lines += table(first, measure_rows(rows), first.datasets["val"].names)
+    val = measure_rows(rows, folder, train)
+    if FRONT not in val:
+        raise ValueError(f"{folder}: no record of this recipe's front on these images; without --no-train it is made")
+    times = milliseconds(rows, folder, train)
+    lines = [f"# Table 2: {first.recipe.name}", "", f"Printed by `{command}`.", "", "## Val", ""]
+    lines += [*table(first, timed_as(val, times), first.datasets["val"].names), *missing(rows, val)]
+    parts = measure_drives(rows, folder, train) if with_drives else {}
     if with_drives:
-        lines += ["", "## Drives that nothing was trained on", "", *table(first, *measure_drives(rows)), ""]
-        lines += [
-            f"The drives {', '.join(drives_of(first))}: for each, front and refiners were trained on the others, the "
-            "front for fewer epochs than val's; one seed."
-        ]
-    lines += [NOTES.rstrip()]
-    if rows.crf:
-        crf = tuned_crf(first)
-        chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings_of(crf).items())
+        lines += ["", "## Drives that nothing was trained on", "", *drives_table(rows, parts, times)]
+    machines = dict.fromkeys(one.about["machine"] for row in val.values() for one in row)
+    lines += [NOTES.rstrip(), "", f"Measured on {'; '.join(machines)}."]
+    if CRF in val:
+        settings = json.loads(val[CRF][0].about["settings"]).items()
+        chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings)
         lines += ["", f"The CRF's settings are the best of {TRIALS} tried on training images: {chosen}."]
-    return "\n".join([*lines, "", "## What it took", "", *minutes_table(minutes_of(rows))])
+    minutes = minutes_of(val) | {
+        f"without {drive}, {name}": value for drive, part in parts.items() for name, value in minutes_of(part).items()
+    }
+    return "\n".join([*lines, "", "## What it took", "", *minutes_table(minutes)])
+
+
+def drives_table(
+    rows: Rows, parts: Mapping[str, Mapping[str, Sequence[Measured]]], times: Mapping[str, float]
+) -> list[str]:
+    lines: list[str] = []
+    if parts:
+        without = rows.without_each_drive()
+        names = [name for drive in parts for name in without[drive].first.datasets["val"].names]
+        found = over_drives(parts)
+        lines = [*table(rows.first, timed_as(found, times), names), *missing(without[next(iter(parts))], found), ""]
+        lines += [
+            f"The drives {', '.join(parts)}: for each, front and refiners were trained on the others, the front for "
+            "fewer epochs than val's; one seed."
+        ]
+    unmeasured = [drive for drive in drives_of(rows.first) if drive not in parts]
+    return [*lines, "", f"Not measured: the drives {', '.join(unmeasured)}."] if unmeasured else lines
+
+
+def missing(rows: Iterable[Row], found: Mapping[str, Sequence[Measured]]) -> list[str]:
+    titles = dict.fromkeys(f"+{row.title}" for row in rows if row.title not in found)
+    return ["", f"Not measured: {'; '.join(titles)}."] if titles else []
+
+
+def timed_as(rows: Mapping[str, Sequence[Measured]], times: Mapping[str, float]) -> dict[str, list[Measured]]:
+    nan = float("nan")
+    return {title: [replace(one, milliseconds=times.get(title, nan)) for one in row] for title, row in rows.items()}
 
 
 def table(training: Training, rows: Mapping[str, Sequence[Measured]], names: Sequence[str]) -> list[str]:
@@ -176,18 +167,18 @@ def table(training: Training, rows: Mapping[str, Sequence[Measured]], names: Seq
     return [as_markdown(rows, training.num_classes, blocks), "", f"{len(names)} images in {len(blocks)} blocks."]
 
 
+def minutes_of(rows: Mapping[str, Sequence[Measured]]) -> dict[str, float]:
+    """How long each training took that the measured networks came from."""
+    return {
+        label: float(seconds) / 60
+        for row in rows.values()
+        for one in row
+        for label, seconds in json.loads(one.about["seconds"]).items()
+        if seconds
+    }
+
+
 def minutes_table(minutes: Mapping[str, float]) -> list[str]:
-    lines = [f"| {name} | {value:.0f} |" for name, value in minutes.items()]
+    lines = [f"| {name} | {value:.0f} |" for name, value in sorted(minutes.items())]
     hours = sum(minutes.values()) / 60
     return ["| training | minutes |", "|---|--:|", *lines, "", f"{hours:.1f} hours of training in all."]
-
-
-def minutes_of(rows: Rows) -> dict[str, float]:
-    """How long each training in the folder took."""
-    folder = rows.first.output
-    minutes = {}
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("without_*/*.safetensors")]):
-        seconds = read_training(path).get(f"{path.stem.partition('_seed')[0]}_seconds")
-        if seconds is not None:
-            minutes[path.relative_to(folder).with_suffix("").as_posix()] = float(seconds) / 60
-    return minutes

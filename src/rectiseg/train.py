@@ -27,15 +27,14 @@ from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
 from rectiseg.models.bilateral_lrn import BilateralLRN
-from rectiseg.models.checkpoint import identity, load, read_training, save
+from rectiseg.models.checkpoint import at_output_stride, identity, load, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.context import MultiScaleContext
-from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.encoder import Encoder
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
-from rectiseg.models.resnet import ResNet
 from rectiseg.progress import Reporter
 from rectiseg.recipes import Recipe
 from rectiseg.settings import Settings, changed
@@ -69,6 +68,7 @@ OF_REFINERS = (
     "neighborhood",
     "lrn_widths",
     "grn_starts_from",
+    "grn_output_stride",
     "folds",
     "front_at_scales",
 )
@@ -179,6 +179,12 @@ class Training:
         known = [recipe, settings[stage], followed, self.seed, seed, list(images)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
+    def key_of(self, stage: str) -> str:
+        """The same of a stage that sees all training images; a parser whose confidences are stored is its own."""
+        if stage == "front" and self.confidences is not None:
+            return read_about(self.confidences / "train")["source"]
+        return self.key(stage, self.datasets["train"].names)
+
     @cached_property
     def class_weights(self) -> tuple[float, ...] | None:
         """How much a pixel of each class counts, from how often it occurs in the training labels."""
@@ -253,7 +259,7 @@ class Training:
         """The one that was given, or one on an encoder that knows ImageNet or what the front made of it."""
         iterations = iterations or self.recipe.iterations
         if self.grn_weights is not None:
-            grn = self.started_grn()
+            grn = at_output_stride(self.started_grn(), self.recipe.grn_output_stride)
             grn.iterations, grn.full_backpropagation = iterations, self.recipe.full_backpropagation
             return grn
         starts_from_front = self.recipe.grn_starts_from == "front"
@@ -263,7 +269,8 @@ class Training:
                 "none: choose a recipe that starts from the pretrained encoder, or name a GRN to start from"
             )
         encoder = self.front().encoder if starts_from_front else self.encoder()
-        return GRN(encoder, self.num_classes, iterations, full_backpropagation=self.recipe.full_backpropagation)
+        grn = GRN(encoder, self.num_classes, iterations, full_backpropagation=self.recipe.full_backpropagation)
+        return at_output_stride(grn, self.recipe.grn_output_stride)
 
     def started_grn(self) -> GRN:
         """The GRN of the given weights: saved alone, or in a parser."""
@@ -279,7 +286,7 @@ class Training:
     def new_bilateral(self) -> BilateralLRN:
         return BilateralLRN(self.num_classes)
 
-    def encoder(self) -> EfficientNetLite | ResNet:
+    def encoder(self) -> Encoder:
         return pretrained_encoder(self.recipe.encoder, self.encoder_weights)
 
     def after_front(self, split: Split) -> ConfidenceViews:

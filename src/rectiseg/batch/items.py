@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rectiseg.batch.places import absolute, file_system, files_below, images_at, publish
 from rectiseg.data.predictions import SUFFIXES
-from rectiseg.inference import Job
+from rectiseg.jobs import Job
 
 SETTINGS = "batch.json"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,19 +19,18 @@ from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
 from rectiseg.data.images import read_image
 from rectiseg.inference import (
-    Failure,
-    Job,
+    Answers,
     Naming,
     Prediction,
     Wanted,
+    Written,
     device_of,
-    out_of_memory,
     predict,
-    process,
     refined,
     title_of,
     unrolled,
 )
+from rectiseg.jobs import Failure, Job, out_of_memory, process
 from rectiseg.refinement import FileRefiner, RefineJob
 
 OneImage = Float[Tensor, "3 height width"]
@@ -70,12 +70,12 @@ class Worker:
         with TemporaryDirectory() as folder:
             jobs = [staged(item, Path(folder, str(number))) for number, item in enumerate(items)]
             model = self.model
-            answer = model if isinstance(model, FileRefiner) else Together(model, jobs, self.task, self.computing)
-            return [self.record(item, job, answer) for item, job in zip(items, jobs, strict=True)]
+            answers = model if isinstance(model, FileRefiner) else Together(model, jobs, self.task, self.computing)
+            return [self.record(item, job, answers) for item, job in zip(items, jobs, strict=True)]
 
-    def record(self, item: Item, job: Job | Failure, answer: Callable[[Job], Prediction]) -> Record:
+    def record(self, item: Item, job: Job | Failure, answers: Answers[Any]) -> Record:
         started = time.perf_counter()
-        for failure in process(answer, [job], self.task.naming, self.task.wanted):
+        for failure in process(Written(answers, self.task.naming, self.task.wanted), [job]):
             return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
         assert isinstance(job, Job)
         with PillowImage.open(job.labels) as labels:
@@ -125,9 +125,14 @@ class Together:
                 with suppress(ValueError):  # it is raised again when its turn comes
                     self.images[job] = read_image(job.image)
 
-    def __call__(self, job: Job) -> Prediction:
-        if job not in self.answers:
-            image = self.images.pop(job) if job in self.images else read_image(job.image)
+    def read(self, job: Job) -> OneImage | None:
+        """None where it was parsed together with an earlier one."""
+        if job in self.answers:
+            return None
+        return self.images.pop(job) if job in self.images else read_image(job.image)
+
+    def answer(self, job: Job, image: OneImage | None) -> Prediction:
+        if image is not None:
             alike = [other for other, beside in self.images.items() if beside.shape == image.shape]
             self.parse({job: image} | {other: self.images[other] for other in alike[: self.task.batch_size - 1]})
         return self.answers.pop(job)

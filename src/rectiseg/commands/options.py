@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from rectiseg.inference import Failure, Job
+    from rectiseg.jobs import Failure, Job
     from rectiseg.models.combine import SceneParser
     from rectiseg.models.fusion import MultiScale
     from rectiseg.recipes import Recipe
@@ -72,7 +72,7 @@ def ended(jobs: "Sequence[Job | Failure]", failures: "Sequence[Failure]", json_f
     for failure in failures:
         print(f"rectiseg: {failure.sentence}", file=sys.stderr)
     if json_file is not None:
-        from rectiseg.inference import Job
+        from rectiseg.jobs import Job
 
         errors = {failure.image: failure.sentence for failure in failures}
         results = {job.image: str(job.labels) for job in jobs if isinstance(job, Job) and job.image not in errors}

@@ -18,6 +18,7 @@ def predict(
     ids: Annotated[Literal["cityscapes", "ade20k"] | None, arg(help_behavior_hint="")] = None,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    tile: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None,
     json_file: JsonFile = None,
     device: str = "cpu",
 ) -> int:
@@ -35,12 +36,16 @@ def predict(
         ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.
         scales: Take the mean of what the model says of the image at each of these scales.
         flip: And of its mirror image.
+        tile: Images larger than so many pixels a side are parsed in tiles of it, which give label maps alone.
+            Without it those of more than 4 million pixels are, in tiles of 1024; install rectiseg[large] for them.
         json_file: Where to write, as JSON, every image with its label map or with what is wrong with it.
         device: cpu, cuda, ...
     """
     from rectiseg.data.submissions import refuse_other_classes
-    from rectiseg.inference import Wanted, names_and_colors, plan, predict_files
+    from rectiseg.inference import Wanted, names_and_colors
+    from rectiseg.jobs import plan
     from rectiseg.models.checkpoint import load_parser
+    from rectiseg.prediction import predict_files
     from rectiseg.progress import ProgressReporter
 
     if ids == "cityscapes" and (overlay or panel):
@@ -61,6 +66,7 @@ def predict(
             classes,
             palette,
             Wanted(overlay, panel, probabilities, ids),
-            reporter.advance,
+            reporter,
+            tile,
         )
     return ended(jobs, failures, json_file)

@@ -54,6 +54,6 @@ def refine(
     with ProgressReporter() as reporter:
         reporter.stage("refine", len(jobs))
         failures = refine_files(refine, jobs, names, palette, Wanted(overlay, panel, probabilities), reporter.advance)
-    if refine.read:
+    if refine.found:
         print(refine.summary)
     return ended(jobs, failures, json_file)

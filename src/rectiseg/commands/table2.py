@@ -30,6 +30,8 @@ def table2(
     grn_weights: OptionalPath = None,
     seeds: tuple[int, ...] = (0,),
     grn_seeds: tuple[int, ...] = (0,),
+    measured: OptionalPath = None,
+    train: bool = True,
     drives: bool = True,
     crf: bool = True,
     iterated: bool = True,
@@ -38,7 +40,8 @@ def table2(
 ) -> int:
     """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
 
-    What is not trained yet is trained, and nothing is measured twice: the same command goes on where it was stopped.
+    What is not trained yet is trained, and nothing is measured twice: the same command goes on where it was stopped,
+    and prints the table from its records alone where the weights are gone.
 
     Example: rectiseg table2 camvid_lite --data CamVid --seeds 0 1 2 --grn-seeds 0 1
 
@@ -53,6 +56,8 @@ def table2(
         grn_weights: A saved GRN, or a parser with one, that GRN's training goes on from.
         seeds: Of LRN and MS-Dilation; the front's is the first.
         grn_seeds: Of GRN and what goes with it.
+        measured: The folder of the records of what was measured; OUTPUT/table2 by default.
+        train: Train what is missing; without, rows that are neither measured nor trained are named.
         drives: Print a second table, measured on each drive of the data set after training on the others.
         crf: Compare with a fully connected CRF, too, tuned on training images.
         iterated: Read a GRN that is trained for three iterations after each of them, too.
@@ -60,7 +65,8 @@ def table2(
         ensemble: Saved parsers that speak together with the first cascade in the last row.
     """
     from rectiseg.progress import ProgressReporter
-    from rectiseg.table2 import Rows, page
+    from rectiseg.table2 import page
+    from rectiseg.table2_rows import Rows
     from rectiseg.train import Training
 
     if not seeds or not grn_seeds:
@@ -86,6 +92,6 @@ def table2(
             ]
 
         rows = Rows(trainings(seeds), trainings(grn_seeds), crf, iterated, ensemble)
-        text = page(rows, shlex.join(["rectiseg", *sys.argv[1:]]), drives)
+        text = page(rows, shlex.join(["rectiseg", *sys.argv[1:]]), drives, measured or folder / "table2", train)
     print(text)
     return 0

@@ -22,6 +22,8 @@ MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded. Pillow's own limit, about 179 million pixels, holds beside ours:
 who raises `PIL.Image.MAX_IMAGE_PIXELS` gets ours."""
 
+MEND = "cut it into smaller images, or let `rectiseg predict` take it in tiles: pip install 'rectiseg[large]'"
+
 UPRIGHT = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
@@ -139,7 +141,7 @@ def decode(path: Path, formats: tuple[str, ...]) -> PillowImage.Image:
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ValueError(f"{path}: {width} x {height} is more than {MAX_PIXELS} pixels; cut it into smaller images")
+            raise ValueError(f"{path}: {width} x {height} is more than {MAX_PIXELS} pixels; {MEND}")
         with one_sentence(path, formats):
             image.load()
             orientation = image.getexif().get(EXIF_ORIENTATION)
@@ -153,7 +155,7 @@ def one_sentence(path: Path, formats: tuple[str, ...]) -> Iterator[None]:
         yield
     except PillowImage.DecompressionBombError as error:
         limit = 2 * (PillowImage.MAX_IMAGE_PIXELS or MAX_PIXELS)
-        raise ValueError(f"{path}: more than Pillow's limit of {limit} pixels; cut it into smaller images") from error
+        raise ValueError(f"{path}: more than Pillow's limit of {limit} pixels; {MEND}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: empty, broken or not one of {', '.join(formats)}; convert or replace it") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rectiseg.models.lrn import layers, refuse_without_center
+from rectiseg.models.lrn import layers, radius_of, refuse_without_center
 from rectiseg.ops.propagate import mask_border, propagate_scores
 from rectiseg.ops.similarity import squared_distances
 from rectiseg.types import Coefficients, Image, Logits
@@ -51,6 +51,8 @@ class BilateralLRN(nn.Module):
     """
 
     loss_weights = (1.0,)
+    grid = HALVING
+    """A part of an image that begins at a multiple of so many pixels is seen as it is in the whole image."""
 
     def __init__(
         self,
@@ -134,6 +136,21 @@ class BilateralLRN(nn.Module):
     def reach(self) -> int:
         """How many pixels away a neighbour can be, in rows and in columns."""
         return sum(self.dilations) * (self.neighborhood // 2)
+
+    @property
+    def context(self) -> int:
+        """Pixels so far around one suffice for its answer: 38 by default.
+
+        A mean needs the scores of its pixel: what the convolutions say of halved pixels, between two of which it lies,
+        and the appearance of its neighbours. The means after it need its answers as far as they look.
+        """
+        convolved = HALVING * (1 + radius_of(self.body) + radius_of(self.head) + FAR)
+        context = looked_at = 0
+        for dilation in reversed(self.dilations):
+            away = dilation * (self.neighborhood // 2)
+            context = max(context, looked_at + max(convolved, away + radius_of(self.appearance)))
+            looked_at += away
+        return context
 
     def averaged(self, logits: Logits, scores: Iterable[Coefficients]) -> Logits:
         """Eq. 5 once for every dilation."""

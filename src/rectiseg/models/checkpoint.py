@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +36,7 @@ REFINERS = (Cascade, Parallel, GRN, LRN, BilateralLRN, MultiScaleContext, FullyC
 PARSERS = (SceneParser, Front, ESPNet, ESPNetv2, MultiScale, Ensemble)
 KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, *REFINERS, ResNet, EfficientNetLite)}
 FORMAT = 1
+Network = TypeVar("Network", GRN, Front)
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"
 """CamVid's eleven classes; docs/model_card.md says what it is worth."""
 SHIPPED_REFINER = SHIPPED.with_name("any_classes.safetensors")
@@ -74,6 +75,26 @@ def decode(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(decode(item) for item in value)
     return value
+
+
+def at_output_stride(network: Network, output_stride: int) -> Network:
+    """The same weights where a cell of the coarse scores stands for so many pixels, 8, 16 or 32, of each side.
+
+    Strides of its encoder are removed and the kernels after them dilated, as in section 3.3, or that is undone.
+    """
+    if network.output_stride == output_stride:
+        return network
+    other = build(with_entry(describe(network), "output_stride", output_stride))
+    other.load_state_dict(network.state_dict())
+    return cast(Network, other)
+
+
+def with_entry(description: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The description with another value of this name, at whatever depth."""
+    return {
+        key: value if key == name else with_entry(entry, name, value) if isinstance(entry, Mapping) else entry
+        for key, entry in description.items()
+    }
 
 
 def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None = None, half: bool = False) -> None:

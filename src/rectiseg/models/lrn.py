@@ -28,6 +28,8 @@ class LRN(nn.Module):
     """
 
     loss_weights = (1.0,)
+    grid = 1
+    """A part of an image that begins at a multiple of so many pixels is seen as it is in the whole image."""
 
     def __init__(
         self,
@@ -74,6 +76,14 @@ class LRN(nn.Module):
     def evidence_channels(self) -> int:
         return 3 + self.num_classes
 
+    @property
+    def context(self) -> int:
+        """Pixels so far around one suffice for its answer: the radius of the convolutions and of the neighbourhood.
+
+        10 for Table 1 at m = 7.
+        """
+        return radius_of(self) + self.neighborhood // 2
+
     def evidence(self, image: Image, logits: Logits) -> Evidence:
         """What the convolutions see: the image and the probabilities of all classes."""
         return torch.cat([image, logits.softmax(dim=1)], dim=1)
@@ -115,3 +125,13 @@ def layers(*channels: int) -> nn.Sequential:
 
 def layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+
+
+def radius_of(network: nn.Module) -> int:
+    """So many of its input's cells to each side decide an answer of convolutions one after another, without stride."""
+    radius = 0
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.stride == (1, 1)
+            radius += module.dilation[0] * (module.kernel_size[0] // 2)
+    return radius

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiseg.data.images import IMAGE_SUFFIXES
 from rectiseg.data.predictions import SUFFIXES
-from rectiseg.inference import out_of_memory
+from rectiseg.jobs import out_of_memory
 from rectiseg.models.external.installed import library
 from rectiseg.web.guard import Guard
 from rectiseg.web.session import Answer, Session

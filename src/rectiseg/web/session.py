@@ -18,7 +18,6 @@ from rectiseg import visualize
 from rectiseg.data.images import IMAGE_FORMATS, one_sentence, read_image
 from rectiseg.data.predictions import Size, interpreted, read_array
 from rectiseg.inference import (
-    Job,
     Prediction,
     Wanted,
     device_of,
@@ -30,6 +29,7 @@ from rectiseg.inference import (
     unrolled,
     write,
 )
+from rectiseg.jobs import Job
 from rectiseg.models.checkpoint import load_parser, load_refiner
 from rectiseg.models.combine import SceneParser
 from rectiseg.models.grn import GRN
