@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 import tyro
@@ -41,6 +42,7 @@ def main(
     width: int = 480,
     compiled: bool = True,
     onnx: bool = True,
+    only: tuple[Literal["front", "GRN", "LRN", "BilateralLRN"], ...] = ("front", "GRN", "LRN", "BilateralLRN"),
 ) -> None:
     """Measure and print.
 
@@ -49,15 +51,17 @@ def main(
         repetitions: Calls whose median is taken; those of all modes take turns.
         compiled: Measure torch.compile, too, which takes a minute a network or so to compile.
         onnx: Measure ONNX Runtime, too, on a CPU, after exporting each network.
+        only: The networks.
     """
     print(f"## Ways to run the networks, on {device}\n")
     print(f"{width}x{height}, 11 classes, the shipped model, on {machine()}. They take turns; median of {repetitions}")
     print(f"calls, or of as many as fit in {PATIENCE:.0f} s. Ratios are to the first line of each network.\n")
     print("| network | mode | milliseconds | ratio | seconds to prepare | labels that differ |")
     print("|---|---|--:|--:|--:|--:|")
-    for name, (network, inputs) in networks(device, (height, width)).items():
+    found = networks(device, (height, width))
+    for name in only:
         with torch.inference_mode():
-            show(name, *prepared(network, inputs, compiled, onnx and device == "cpu"), repetitions)
+            show(name, *prepared(*found[name], compiled, onnx and device == "cpu"), repetitions)
     print()
 
 

@@ -105,9 +105,7 @@ class StreamedImage:
             return torch.from_numpy(pixels[..., 0].astype(np.float32) / 65535).expand(3, -1, -1).contiguous()
         if self.type == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)  # as Pillow does with colours
-        picture = PillowImage.fromarray(
-            np.ascontiguousarray(pixels.squeeze(2) if self.bands == 1 else pixels), self.mode
-        )
+        picture = PillowImage.frombytes(self.mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes())
         return torch.from_numpy(np.array(on_white(picture))).permute(2, 0, 1).float().div(255).contiguous()
 
     def hold(self, first: int, last: int) -> None:
