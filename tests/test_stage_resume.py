@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
+
+from rectiseg.data.files import read_sealed
 
 SCRIPT = Path(__file__).parent / "tiny_stage.py"
 # Stage, rank, step. States are saved at the steps 3, 4, 6, 8, 9 and 10, the stage is validated at 4, 8 and 10.
@@ -54,9 +55,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content_of(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """A state without its time."""
-    with safe_open(path, framework="pt") as file:
-        words = {key: value for key, value in file.metadata().items() if key != "seconds"}
-        return words, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors, words = read_sealed(path)
+    return {key: value for key, value in words.items() if key != "seconds"}, tensors
 
 
 def curve(folder: Path, stage: str) -> list[list[str]]:

@@ -126,7 +126,7 @@ def killer(stage: str, rank: str, step: str, writing: str = "") -> Callable[...,
     def on_step(name: str, process: int, done: int) -> None:
         if (name, process) == (stage, int(rank)):
             if writing and done == int(step) - 1:
-                checkpoint.save_file = write_half_and_die
+                checkpoint.save_sealed = write_half_and_die
             if not writing and done == int(step):
                 kill()
 

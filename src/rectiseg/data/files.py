@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and say so when they are not what was written."""
 
+import hashlib
 import os
 import secrets
 import time
@@ -9,10 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock: two runs are not kept apart there
+    fcntl = None
+
 STARTED = time.time()
+
+SEAL = "sha256"
+"""The word of a .safetensors file's header that is a hash of the other words and of the tensors."""
 
 
 @contextmanager
@@ -55,3 +65,52 @@ def save_file(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str
     """
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     path.write_bytes(save(own, None if metadata is None else dict(metadata)))
+
+
+class Damaged(Exception):
+    """A file is not the one that was written; the text says by what that is known."""
+
+
+def save_sealed(tensors: dict[str, Tensor], path: Path, words: Mapping[str, str]) -> None:
+    """`save_file`, with a hash by which `read_sealed` knows whether a byte has changed since."""
+    save_file(tensors, path, {**words, SEAL: seal_of(tensors, words)})
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A .safetensors file's tensors and words; a file without a hash, from elsewhere or of old, is taken as it is.
+
+    One that is cut off, or whose hash is another, raises Damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            words = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Damaged("not a whole .safetensors file") from error
+    seal = words.pop(SEAL, None)
+    if seal is not None and seal != seal_of(tensors, words):
+        raise Damaged("damaged since it was written, for its hash is another")
+    return tensors, words
+
+
+def seal_of(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(words.items())).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(repr((name, str(value.dtype), list(value.shape))).encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def alone_at(path: Path, mend: str) -> Iterator[None]:
+    """No other process is in such a block for the same path; ValueError, which ends in ``mend``, where one is.
+
+    The lock is a hidden sibling's, which stays; the system takes the lock away with the process, however that ends.
+    """
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{path}: another run is writing it; {mend}") from error
+        yield
