@@ -181,9 +181,8 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> No
     values = {name: value.to(expected[name].dtype) for name, value in weights.items()}
     broken = sorted(name for name, value in values.items() if not value.isfinite().all())
     if broken:
-        raise ValueError(
-            f"{path}: {len(broken)} tensors hold NaN or infinite numbers, the first is {broken[0]}; copy or train it again"
-        )
+        sentence = f"{len(broken)} tensors hold NaN or infinite numbers, the first is {broken[0]}"
+        raise ValueError(f"{path}: {sentence}; copy or train it again")
     model.load_state_dict(values)
 
 
