@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from rectiseg import visualize
-from rectiseg.data.files import atomic_path, save_file
+from rectiseg.data.files import atomic_path, real, save_file
 from rectiseg.data.images import find_images, read_image, write_label_map
 from rectiseg.data.submissions import Benchmark, in_official_ids
 from rectiseg.models.combine import Cascade, SceneParser
@@ -91,7 +92,7 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
         except (ValueError, OSError) as error:
             failures[path] = Failure(path, str(error))
             continue
-        if is_folder and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
+        if is_folder and real(output) != real(path) and real(output).is_relative_to(real(path)):
             raise ValueError(f"{output}: lies in {path}, where images are searched for; choose a folder outside it")
         for image in images:
             relative = image.relative_to(path) if is_folder else Path(image.name)
@@ -104,11 +105,11 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
 
 def refuse_collisions(jobs: Sequence[Job]) -> None:
     """Of all targets of every job: options then never decide whether a plan is good."""
-    images = {job.image.resolve() for job in jobs}
+    images = {real(job.image) for job in jobs}
     owners: dict[Path, Path] = {}
     for job in jobs:
         for target in job.targets:
-            if target.exists() and target.resolve() in images:
+            if target.exists() and real(target) in images:
                 raise ValueError(f"{target}: an input, which {job.image}'s result would replace; choose another output")
             first = owners.setdefault(target, job.image)
             if first != job.image:
@@ -191,7 +192,13 @@ def process(
             try:
                 write(job, prediction, classes, palette, wanted)
             except OSError as error:
-                raise ValueError(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
+                if error.errno != ENAMETOOLONG:
+                    raise ValueError(
+                        f"{job.labels}: cannot be written ({error.strerror}); make room or choose another"
+                    ) from error
+                failures.append(
+                    Failure(job.image, f"{job.image}: a result's name would be too long; give it a shorter one")
+                )
         on_image()
     return failures
 

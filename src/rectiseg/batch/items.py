@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rectiseg.batch.places import absolute, file_system, files_below, images_at, publish
+from rectiseg.data.files import real
 from rectiseg.data.predictions import SUFFIXES
 from rectiseg.inference import Job
 
@@ -37,7 +38,7 @@ def plan(source: str, output: str, predictions: str | None = None) -> list[Item]
     A plan that would read or overwrite a result, or without any prediction, raises ValueError.
     """
     output = absolute(output)
-    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+    if Path(source).is_dir() and real(Path(output)).is_relative_to(real(Path(source))):
         raise ValueError(f"{output}: lies in {source}, where images are searched for; choose a folder outside it")
     stems = {place: os.path.splitext(relative)[0] for place, relative in images_at(source).items()}  # noqa: PTH122
     inside = next((place for place in stems if place.startswith(f"{output}/")), None)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,14 +32,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A process that is killed leaves its sibling behind; the next process that writes `path` replaces it.
     """
-    temporary = hidden_sibling(path)
+    with refusals_of(path):
+        temporary = hidden_sibling(path)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # a crash of the machine, too, leaves the old file or the new one
+            os.replace(temporary, path)  # noqa: PTH105 - the name says what it does, on every platform
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """What the system refuses names the path: a write that fails names no file, and the sibling is nobody's concern."""
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # a crash of the machine, too, leaves the old file or the new one
-        os.replace(temporary, path)  # noqa: PTH105 - the name says what it does, on every platform
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or Path(error.filename).name.startswith(".")):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def real(path: Path) -> Path:
+    """Where links lead to; one that leads to itself is taken as it is, where `Path.resolve` raises RuntimeError."""
+    return Path(os.path.realpath(path))
 
 
 def hidden_sibling(path: Path) -> Path:
@@ -97,7 +115,7 @@ def seal_of(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
     digest = hashlib.sha256(repr(sorted(words.items())).encode())
     for name, value in sorted(tensors.items()):
         digest.update(repr((name, str(value.dtype), list(value.shape))).encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -105,12 +123,24 @@ def seal_of(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
 def alone_at(path: Path, mend: str) -> Iterator[None]:
     """No other process is in such a block for the same path; ValueError, which ends in ``mend``, where one is.
 
-    The lock is a hidden sibling's, which stays; the system takes the lock away with the process, however that ends.
+    The lock is on a hidden sibling, which goes when the block ends; the system takes it from a process that is killed.
     """
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"{path}: another run is writing it; {mend}") from error
-        yield
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        if not taken(file, lock):
+            raise ValueError(f"{path}: another run is writing it; {mend}")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def taken(file: IO[str], lock: Path) -> bool:
+    """Whether the lock is ours now, and on the file that has the name: who ended just now has removed the other."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
