@@ -5,10 +5,13 @@ A test that is marked `fault(name, command)` calls the fixture `reports`, which 
 """
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -124,6 +127,18 @@ def tiny_parser(path: Path) -> Path:
     torch.manual_seed(0)
     save(SceneParser(one_convolution(), LRN.narrow(K), SCENE_CLASSES, SCENE_PALETTE), path)
     return path
+
+
+def mounted(place: Path, options: str) -> Iterator[Path]:
+    """A file system of its own in memory, for as long as a test lasts."""
+    if os.geteuid():
+        pytest.skip("only root may mount a small disk")
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "rectiseg-test", place], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def planted() -> set[tuple[str, str]]:

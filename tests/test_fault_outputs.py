@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults import Reports, remaining, scene, tiny_parser
+from faults import Reports, mounted, remaining, scene, tiny_parser
 from rectiseg import inference
 from rectiseg.commands.predict import predict
 from rectiseg.data.files import alone_at
@@ -36,18 +35,6 @@ def images(tmp_path: Path) -> Path:
     for name in "abcd":
         scene(tmp_path / "in" / f"{name}.png")
     return tmp_path / "in"
-
-
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A file system of its own in memory, for as long as a test lasts."""
-    if os.geteuid():
-        pytest.skip("only root may mount a small disk")
-    place.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "rectiseg-test", place], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.fixture

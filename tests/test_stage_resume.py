@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectiseg.data.files import read_sealed
+from faults import Reports
+from rectiseg.data.files import Damaged, read_sealed
 
 SCRIPT = Path(__file__).parent / "tiny_stage.py"
 # Stage, rank, step. States are saved at the steps 3, 4, 6, 8, 9 and 10, the stage is validated at 4, 8 and 10.
@@ -85,21 +86,37 @@ def test_every_step_is_written_down_once(alone: Path, two: Path):
             assert [row[0] for row in rows if row[3] and row[4]] == ["4", "8", "10"]
 
 
-def test_a_killed_training_ends_as_one_that_was_not(alone: Path, tmp_path: Path):
+@pytest.mark.fault("kill -9 in the middle of writing", "train")
+def test_a_killed_training_ends_as_one_that_was_not(alone: Path, tmp_path: Path, reports: Reports):
     for killed in KILLED_ALONE:
-        assert start(tmp_path, 1, *killed).returncode == -9, killed
+        done = start(tmp_path, 1, *killed)
+        assert done.returncode == -9, killed
+        if "writing" in killed:
+            (half,) = (path for path in (tmp_path / "lrn").glob(".*.safetensors"))
+            with pytest.raises(Damaged):
+                read_sealed(half)
+            assert read_sealed(tmp_path / "lrn" / "state.safetensors")[1]["step"] == "6"
+            said = done.stderr
     assert start(tmp_path, 1).returncode == 0
     assert_same(tmp_path, alone)
+    assert not list(tmp_path.rglob(".*"))
+    remains = (
+        "the state before, whole, and half of a hidden file; the same command removes that and ends as if never stopped"
+    )
+    reports(said, remains, "-9, then 0")
 
 
-def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp_path: Path):
+@pytest.mark.fault("kill -9 of a worker", "torchrun rectiseg train")
+def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp_path: Path, reports: Reports):
     for killed in KILLED_OF_TWO:
         done = start(tmp_path, 2, *killed)
-        assert done.returncode != 0, killed
-        assert "-9" in done.stderr, done.stderr
+        assert done.returncode == 1, killed
+        assert "Signal 9 (SIGKILL) received by PID" in done.stderr, done.stderr
     done = start(tmp_path, 2)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path, two)
+    remains = "the last state, whole; the same command ends as if never stopped"
+    reports("torchrun: Signal 9 (SIGKILL) received by PID", remains, "1, then 0")
 
 
 def test_two_processes_see_the_loss_that_one_sees(alone: Path, two: Path):

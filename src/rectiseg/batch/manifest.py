@@ -4,9 +4,10 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from rectiseg.batch.items import Item
-from rectiseg.data.files import atomic_path
+from rectiseg.data.files import atomic_path, refusals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,14 @@ def remaining(path: Path, items: Sequence[Item], existing: Collection[str], mode
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(record.to_json() for record in done.values())
     return [item for item in items if item.labels not in existing]
+
+
+def append(file: IO[str], record: Record) -> None:
+    """A line; OSError where there is no room, and where the file was removed, of which the system says nothing."""
+    path = Path(file.name)
+    with refusals_of(path):
+        path.stat()
+        file.write(record.to_json())
 
 
 def read(path: Path) -> list[Record]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from rectiseg.commands.options import OptionalPath, device_named, fused
 if TYPE_CHECKING:
     from torch import nn
 
+    from rectiseg.batch.items import Item
     from rectiseg.batch.worker import Task
     from rectiseg.inference import Wanted
     from rectiseg.refinement import FileRefiner
@@ -63,9 +65,8 @@ def batch(
     from rectiseg.batch.items import claim, plan
     from rectiseg.batch.manifest import remaining
     from rectiseg.batch.places import absolute, is_remote
-    from rectiseg.batch.pool import Pool, cluster
+    from rectiseg.data.files import alone_at
     from rectiseg.inference import Wanted
-    from rectiseg.progress import ProgressReporter
 
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ValueError("--batch-size and --workers count from 1")
@@ -89,15 +90,34 @@ def batch(
         **asdict(wanted),
     }
     lines = manifest or Path(output, "manifest.jsonl")
-    todo = remaining(lines, items, claim(output, settings), task.model)
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    with alone_at(lines, "wait for it, or choose another output"):
+        todo = remaining(lines, items, claim(output, settings), task.model)
+        return done(todo, len(items), lines, task, workers, on_gpu=device == "cuda", ray_address=ray_address)
+
+
+def done(
+    todo: "Sequence[Item]",
+    total: int,
+    lines: Path,
+    task: "Task",
+    workers: int | None,
+    on_gpu: bool,
+    ray_address: str | None,
+) -> int:
+    """Do what is to be done, with a line for each; returns the exit status."""
+    from rectiseg.batch.manifest import append
+    from rectiseg.batch.pool import Pool, cluster
+    from rectiseg.progress import ProgressReporter
+
     failed = 0
     if not todo:
         return 0
     with cluster(ray_address), lines.open("a", encoding="utf-8", buffering=1) as file, ProgressReporter() as reporter:
-        reporter.stage("batch", len(items))
-        reporter.step(len(items) - len(todo))
-        for record in Pool(task, workers, on_gpu=device == "cuda").results(todo):
-            file.write(record.to_json())
+        reporter.stage("batch", total)
+        reporter.step(total - len(todo))
+        for record in Pool(task, workers, on_gpu).results(todo):
+            append(file, record)
             reporter.advance()
             if record.error is not None:
                 failed += 1
