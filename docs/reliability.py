@@ -15,7 +15,8 @@ INTRODUCTION = """# What fails, and what then
 
 Printed by `python docs/reliability.py` from the tests, each of which plants one fault and fails where this page says
 something else. A file appears whole or not at all, everywhere: *what remains* was opened and read by the test. Exit
-status: 0 all done, 1 some inputs failed and are named, 2 refused or stopped with a sentence, 130 Ctrl-C."""
+status: 0 all done, 1 some inputs failed and are named, 2 refused or stopped with a sentence, 130 Ctrl-C. What Ray and
+torchrun print of their own is left out."""
 
 HEAD = "| fault | command | what the user reads | what remains of the output | exit status |\n|---|---|---|---|---|"
 

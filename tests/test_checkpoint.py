@@ -185,11 +185,11 @@ def test_weights_that_are_not_finite_are_named(saved: Path, value: float):
     refuses(rewritten(saved, **{"head.bias": bias}), "1 tensors hold NaN or infinite numbers, the first is head.bias")
 
 
-def test_a_header_takes_no_more_memory_than_its_file_has_tensors_for(saved: Path, monkeypatch: pytest.MonkeyPatch):
-    """16 TB of weights are promised; only on the device without memory they are made."""
+def test_a_header_takes_no_more_memory_than_its_file_has_tensors_for(saved: Path):
+    """100 GB of weights are promised, which many a machine has."""
     header = header_of(saved)
-    header["model"]["widths"] = [2_000_000] * 6
-    refuses(rewritten(saved, header), r"of another shape, the first is .*2000000")
+    header["model"]["widths"] = [50_000] * 6
+    refuses(rewritten(saved, header), "promises more weights than the file holds")
 
 
 def test_what_is_no_model_is_refused(saved: Path, tmp_path: Path):

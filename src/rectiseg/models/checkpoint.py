@@ -9,11 +9,13 @@ import inspect
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rectiseg.data.files import Damaged, atomic_path, read_sealed, save_sealed
 from rectiseg.models.bilateral_lrn import BilateralLRN
@@ -107,14 +109,33 @@ def load(path: str | Path | None = None) -> nn.Module:
         return load_exported(path)
     header, weights = read(path)
     try:
-        with torch.device("meta"):  # a header can promise more than there is memory
-            promised = build(header["model"])
+        with Frugal(SPARE + 2 * sum(value.numel() for value in weights.values())):
+            model = build(header["model"])
     except UNBUILDABLE as error:
         raise ValueError(f"{path}: its header does not describe a model of this version ({error})") from error
-    refuse_misfits(promised.state_dict(), weights, path)
-    model = build(header["model"])
     fit(model, weights, path)
     return model.eval()
+
+
+SPARE = 10_000_000
+"""So many numbers a model may hold that its file does not, such as an upsampler's fixed kernel."""
+
+
+class Frugal(TorchFunctionMode):
+    """Tensors of so many numbers may be made in all, and ValueError before one more: a header can promise any."""
+
+    def __init__(self, numbers: int):
+        super().__init__()
+        self.left = numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full):
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= prod(size)
+            if self.left < 0:
+                raise ValueError("it promises more weights than the file holds")
+        return func(*args, **kwargs)
 
 
 UNBUILDABLE = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
