@@ -135,7 +135,7 @@ READERS: dict[str, tuple[Callable[[Path], object], st.SearchStrategy[Given]]] = 
         | st.builds(promising_model, st.sampled_from(places_in(json.loads(json.dumps(HEADER)))), JSON),
     ),
 }
-OFTEN = {"images": 40_000, "predictions": 40_000, "models": 20_000}
+OFTEN = {"images": 20_000, "predictions": 60_000, "models": 20_000}
 
 
 @pytest.mark.parametrize("share", [pytest.param(200, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)])
