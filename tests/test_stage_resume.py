@@ -26,15 +26,22 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, processes: int, *killed: str | int) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, processes: int, *killed: str | int, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = []
     if processes > 1:
-        rendezvous = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *rendezvous]
+        rendezvous = ("--master-addr", "127.0.0.1", "--master-port", free_port(), "--max-restarts", restarts)
+        launcher = torchrun(processes, *rendezvous)
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), *map(str, killed)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment())
+
+
+def torchrun(processes: int, *options: str | int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *map(str, options)]
+
+
+def environment() -> dict[str, str]:
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | loopback
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return os.environ | {"OMP_NUM_THREADS": "1"} | loopback
 
 
 def finished(folder: Path, processes: int) -> Path:
@@ -117,6 +124,36 @@ def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp
     assert_same(tmp_path, two)
     remains = "the last state, whole; the same command ends as if never stopped"
     reports("torchrun: Signal 9 (SIGKILL) received by PID", remains, "1, then 0")
+
+
+def test_a_worker_that_torchrun_starts_again_goes_on_exactly(two: Path, tmp_path: Path):
+    done = start(tmp_path, 2, "front", 1, 7, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "Signal 9 (SIGKILL)" in done.stderr or "exitcode: -9" in done.stderr, done.stderr
+    assert_same(tmp_path, two)
+
+
+def test_two_nodes_end_as_two_processes_of_one(two: Path, tmp_path: Path):
+    """Two torchruns that meet on this machine."""
+    meeting = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+    command = [sys.executable, *torchrun(1, *meeting, "--local-addr", "127.0.0.1"), str(SCRIPT), str(tmp_path)]
+    nodes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) for _ in range(2)]
+    for node in nodes:
+        _, said = node.communicate(timeout=300)
+        assert node.returncode == 0, said
+    assert_same(tmp_path, two)
+
+
+def test_two_processes_take_the_steps_that_one_takes(alone: Path, two: Path):
+    """Ten of them: weights, the optimizer's sums of gradients, and what the validations found, but for rounding."""
+    here, there = (content_of(folder / "front" / "state.safetensors")[1] for folder in (alone, two))
+    assert any(name.endswith("momentum_buffer") or "exp_avg" in name for name in here)
+    for name, value in here.items():
+        torch.testing.assert_close(there[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+    scores = [[row[3:] for row in curve(folder, "front")[1:] if row[3]] for folder in (alone, two)]
+    assert len(scores[0]) == 3
+    for here, there in zip(*scores, strict=True):
+        assert list(map(float, there)) == pytest.approx(list(map(float, here)), abs=1e-3)
 
 
 def test_two_processes_see_the_loss_that_one_sees(alone: Path, two: Path):

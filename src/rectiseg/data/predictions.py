@@ -185,7 +185,16 @@ class SeveralArrays(Exception):
 
 
 def read_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        read_header = NPY_HEADERS[np.lib.format.read_magic(file)]
+        *_, dtype = read_header(file)
+    if not dtype.itemsize:  # by which numpy would divide, and end the process
+        raise ValueError("its values have no size")
     return np.load(path, mmap_mode="r", allow_pickle=False)  # a header that promises too much fails at once
+
+
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""By version; 3.0 is for names that are not Latin, which arrays of numbers do not have."""
 
 
 def read_npz(path: Path) -> np.ndarray:
