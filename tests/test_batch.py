@@ -89,9 +89,11 @@ def lines_of(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
 
 
-def test_the_bytes_are_those_of_predict_and_the_manifest_names_every_input(model: Path, scenes: Path, tmp_path: Path):
+def test_the_bytes_of_two_workers_are_those_of_predict_and_the_manifest_names_every_input(
+    model: Path, scenes: Path, tmp_path: Path
+):
     assert status_of("predict", scenes, "-o", tmp_path / "predicted", "--model", model) == 1
-    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "1") == 1
+    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "2") == 1
     expected = pictures(tmp_path / "predicted")
     assert sorted(expected) == ["0.png", "1.png", "may/2.png", "may/june/4.png"]
     assert pictures(tmp_path / "out") == expected

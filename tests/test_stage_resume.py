@@ -29,8 +29,8 @@ def free_port() -> int:
 def start(folder: Path, processes: int, *killed: str | int, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = []
     if processes > 1:
-        rendezvous = ("--master-addr", "127.0.0.1", "--master-port", free_port(), "--max-restarts", restarts)
-        launcher = torchrun(processes, *rendezvous)
+        rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+        launcher = torchrun(processes, *rendezvous, "--max-restarts", restarts, "--local-addr", "127.0.0.1")
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), *map(str, killed)]
     return subprocess.run(command, capture_output=True, text=True, env=environment())
 
@@ -129,7 +129,7 @@ def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp
 def test_a_worker_that_torchrun_starts_again_goes_on_exactly(two: Path, tmp_path: Path):
     done = start(tmp_path, 2, "front", 1, 7, restarts=1)
     assert done.returncode == 0, done.stderr
-    assert "Signal 9 (SIGKILL)" in done.stderr or "exitcode: -9" in done.stderr, done.stderr
+    assert "exitcode: -9" in done.stderr, done.stderr
     assert_same(tmp_path, two)
 
 
