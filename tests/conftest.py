@@ -1,6 +1,7 @@
 """What every test shares: signatures whose shapes are checked, and the data set on this machine."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,32 @@ def photos(tmp_path: Path) -> Path:
     for name in ("1.png", "may/2.jpg", "may/3.png"):
         Image.fromarray(pixels).save(tmp_path / "photos" / name, quality=95)
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def rectiseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The command line, in this process: its exit status, and all that the user reads but progress."""
+    from rectiseg import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["rectiseg", "--quiet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return int(exit.value.code or 0), said.out + said.err
+
+    return run
+
+
+@pytest.fixture
+def reports(request: pytest.FixtureRequest, tmp_path: Path):
+    """How a test that is marked as a fault's says what became of it."""
+    from faults import Reports
+
+    collecting = [plugin for plugin in request.config.pluginmanager.get_plugins() if hasattr(plugin, "kept_reports")]
+    (mark,) = request.node.iter_markers("fault")
+    return Reports(*mark.args, tmp_path, collecting[0].kept_reports if collecting else None)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from faults import Reports, mounted, remaining
 from rectiseg import cli
-from rectiseg.batch.items import Item, plan
+from rectiseg.batch.items import Item
 from rectiseg.batch.pool import LOCAL, STARTS, Pool
 from rectiseg.batch.worker import Task
-from rectiseg.data.images import write_label_map
+from rectiseg.data.files import alone_at
+from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.data.scenes import SCENE_CLASSES, SCENE_PALETTE, generate_scene
 from rectiseg.inference import Wanted
 from rectiseg.models.checkpoint import fingerprint, load, save
@@ -36,6 +38,7 @@ from test_docs import that_run
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
 pytestmark = pytest.mark.xdist_group("batch")  # one cluster
 
+Command = Callable[..., tuple[int, str]]
 NAMES = ("0.png", "1.png", "may/2.jpg", "may/broken.png", "may/june/4.png")
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (99, 99, 98)
 
@@ -87,9 +90,11 @@ def lines_of(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
 
 
-def test_the_bytes_are_those_of_predict_and_the_manifest_names_every_input(model: Path, scenes: Path, tmp_path: Path):
+def test_the_bytes_of_two_workers_are_those_of_predict_and_the_manifest_names_every_input(
+    model: Path, scenes: Path, tmp_path: Path
+):
     assert status_of("predict", scenes, "-o", tmp_path / "predicted", "--model", model) == 1
-    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "1") == 1
+    assert status_of("batch", scenes, "-o", tmp_path / "out", "--model", model, "--workers", "2") == 1
     expected = pictures(tmp_path / "predicted")
     assert sorted(expected) == ["0.png", "1.png", "may/2.png", "may/june/4.png"]
     assert pictures(tmp_path / "out") == expected
@@ -125,7 +130,8 @@ def test_with_predictions_the_bytes_are_those_of_refine(scenes: Path, tmp_path: 
     assert errors[f"{scenes}/0.png"] == f"{scenes}/0.png: {predictions}/0.*: no such file"
 
 
-def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path: Path):
+@pytest.mark.fault("kill -9 of the command", "batch")
+def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path: Path, reports: Reports):
     images, output = tmp_path / "in", tmp_path / "out"
     images.mkdir()
     for number in range(40):
@@ -141,6 +147,8 @@ def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path
     assert command.returncode == -signal.SIGKILL, said
     survivors = pictures(output)
     assert len(survivors) < len(expected)
+    for name in survivors:
+        read_label_map(output / name)
     assert survivors.items() <= expected.items()
     stamps = {name: (output / name).stat().st_mtime_ns for name in survivors}
     assert status_of(*arguments) == 0
@@ -148,6 +156,7 @@ def test_a_killed_command_goes_on_and_ends_as_predict_does(model: Path, tmp_path
     assert {name: (output / name).stat().st_mtime_ns for name in survivors} == stamps
     assert sorted(record["input"] for record in lines_of(output)) == sorted(str(images / name) for name in expected)
     assert status_of(*arguments) == 0
+    reports(said.decode(), "whole label maps; the same command does the rest", f"{command.returncode}, then 0")
 
 
 class Mortal(nn.Module):
@@ -167,25 +176,93 @@ class Mortal(nn.Module):
         return 5 * image
 
 
-def task_of(load_parser: partial[Mortal]) -> Task:
+def task_of(load_parser: partial[nn.Module]) -> Task:
     return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1)
 
 
-def test_a_worker_that_is_killed_loses_nothing_and_only_what_kills_again_and_again_is_named(tmp_path: Path):
-    (tmp_path / "in").mkdir()
+def parsing_with(load_parser: partial[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command has this parser in each worker."""
+    monkeypatch.setattr("rectiseg.commands.batch.parsing", lambda *_: task_of(load_parser))
+
+
+def colored(folder: Path, *colors: tuple[int, int, int]) -> Path:
+    folder.mkdir()
+    for number, color in enumerate(colors):
+        Image.new("RGB", (5, 4), color).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.mark.fault("kill -9 of a worker", "batch")
+def test_a_worker_that_is_killed_loses_nothing_and_only_what_kills_again_and_again_is_named(
+    rectiseg: Command, tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "memory").touch()
-    for number in range(42):
-        color = {2: BLACK, 5: WHITE}.get(number, GREY)
-        Image.new("RGB", (5, 4), color).save(tmp_path / "in" / f"{number:02}.png")
-    items = plan(str(tmp_path / "in"), str(tmp_path / "out"))
-    pool = Pool(task_of(partial(Mortal, tmp_path / "memory")), workers=1, on_gpu=False)
-    records = list(pool.results(items))
-    assert sorted(record.input for record in records) == [item.image for item in items]
-    (named,) = (record for record in records if record.error)
-    assert named.error == f"{named.input}: 2 workers died while they had nothing else to do; take it out or mend it"
-    assert Path(named.input).stem == "05"
+    images = colored(tmp_path / "in", GREY, GREY, BLACK, GREY, GREY, WHITE, *[GREY] * 36)
+    parsing_with(partial(Mortal, tmp_path / "memory"), monkeypatch)
+    code, said = rectiseg("batch", images, "-o", tmp_path / "out", "--workers", "1")
+    assert code == 1
+    records = lines_of(tmp_path / "out")
+    assert sorted(record["input"] for record in records) == sorted(map(str, images.iterdir()))
+    (named,) = (record for record in records if record["error"])
+    assert (
+        named["error"] == f"{images}/05.png: 2 workers died while they had nothing else to do; take it out or mend it"
+    )
     for record in records:
-        assert Path(record.output).exists() == (record is not named), record.input
+        assert Path(record["output"]).exists() == (record is not named), record["input"]
+    ours = [line for line in said.splitlines() if line.startswith("rectiseg: ")]  # Ray has its say, too
+    reports("\n".join(ours), remaining(tmp_path / "out"), code)
+
+
+class Parser(nn.Module):
+    """Removes a folder when it sees a white image."""
+
+    def __init__(self, folder: Path | None = None):
+        super().__init__()
+        self.folder = folder
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.min() == 1 and self.folder is not None:
+            shutil.rmtree(self.folder)
+        return 5 * image
+
+
+@pytest.mark.fault("an output folder removed in the run", "batch")
+def test_a_batch_whose_output_was_removed_ends(
+    rectiseg: Command, tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+):
+    images, output = colored(tmp_path / "in", GREY, WHITE, GREY), tmp_path / "out"
+    parsing_with(partial(Parser, output), monkeypatch)
+    code, said = rectiseg("batch", images, "-o", output, "--workers", "1")
+    assert code == 2
+    reports(said, remaining(output), code)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """An output folder with room for four small files."""
+    yield from mounted(tmp_path / "out", "size=16k")
+
+
+@pytest.mark.fault("a full disk", "batch")
+def test_a_full_disk_ends_a_batch(
+    full: Path, rectiseg: Command, tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+):
+    parsing_with(partial(Parser), monkeypatch)
+    code, said = rectiseg("batch", colored(tmp_path / "in", *[GREY] * 8), "-o", full, "--workers", "1")
+    assert code == 2
+    reports(said, remaining(full), code)
+
+
+@pytest.mark.fault("two runs into the same output at once", "batch")
+def test_a_second_batch_into_the_same_output_is_refused(
+    model: Path, scenes: Path, rectiseg: Command, tmp_path: Path, reports: Reports
+):
+    (tmp_path / "out").mkdir()
+    with alone_at(tmp_path / "out" / "manifest.jsonl", "as the first does"):
+        code, said = rectiseg("batch", scenes, "-o", tmp_path / "out", "--model", model)
+    assert code == 2
+    assert not list((tmp_path / "out").iterdir())
+    reports(said, "what the first writes", f"{code} of the second")
 
 
 class Stillborn:

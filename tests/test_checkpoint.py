@@ -159,6 +159,49 @@ def test_a_truncated_file_is_refused(saved: Path, length: int):
     refuses(saved, "not a whole .safetensors file; copy or train it again")
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_flipped_bit_in_the_weights_is_known_by_the_hash(saved: Path):
+    saved.write_bytes(flipped(saved.read_bytes(), -3))
+    refuses(saved, "damaged since it was written, for its hash is another; copy or train it again")
+
+
+def test_wherever_a_bit_is_flipped_the_model_is_the_same_or_refused(saved: Path):
+    """Spaces that fill the header up say nothing; everything else does."""
+    content, model = saved.read_bytes(), fingerprint(load(saved))
+    header = 8 + int.from_bytes(content[:8], "little")
+    accepted = set()
+    for place in [*range(0, header, 11), *range(header, len(content), 997)]:
+        saved.write_bytes(flipped(content, place))
+        try:
+            assert fingerprint(load(saved)) == model, place
+            accepted.add(place)
+        except ValueError as error:
+            assert str(error).startswith(f"{saved}: "), place  # noqa: PT017
+    named = range(content.index(b'"sha256"'), content.index(b'"sha256"') + len(b'"sha256"'))
+    assert {place for place in accepted if content[place] != ord(" ")} <= {*named}
+
+
+def test_a_file_of_before_there_was_a_hash_is_loaded(saved: Path):
+    model = fingerprint(load(saved))
+    assert fingerprint(load(rewritten(saved))) == model  # the test's own writer adds none
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_named(saved: Path, value: float):
+    bias = load_file(saved)["head.bias"].index_fill(0, torch.tensor([4]), value)
+    refuses(rewritten(saved, **{"head.bias": bias}), "1 tensors hold NaN or infinite numbers, the first is head.bias")
+
+
+def test_a_header_takes_no_more_memory_than_its_file_has_tensors_for(saved: Path):
+    """100 GB of weights are promised, which many a machine has."""
+    header = header_of(saved)
+    header["model"]["widths"] = [50_000] * 6
+    refuses(rewritten(saved, header), "promises more weights than the file holds")
+
+
 def test_what_is_no_model_is_refused(saved: Path, tmp_path: Path):
     refuses(tmp_path / "nothing.safetensors", "no such file")
     save_file(load_file(saved), saved)
@@ -192,7 +235,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(saved: Path, monkeypatch: 
         raise OSError("no space left on device")
 
     before, lrn = saved.read_bytes(), tiny_lrn()
-    monkeypatch.setattr(checkpoint, "save_file", disk_is_full)
+    monkeypatch.setattr(checkpoint, "save_sealed", disk_is_full)
     for path in (saved, saved.with_name("new.safetensors")):
         with pytest.raises(OSError, match="no space"):
             save(lrn, path)
@@ -248,7 +291,7 @@ def test_half_a_state_is_refused(tmp_path: Path):
     path, lrn = tmp_path / "state.safetensors", tiny_lrn()
     save_state(path, lrn, torch.optim.SGD(lrn.parameters()), {})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"{path}: not a whole training state; delete it to start this stage again"):
+    with pytest.raises(ValueError, match=f"{path}: not a whole .safetensors file; delete it to start this stage again"):
         load_state(path, lrn, torch.optim.AdamW(lrn.parameters()))
 
 

@@ -115,3 +115,10 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.
     with pytest.raises(ValueError, match="cannot be read as weights"):
         load_encoder_weights(Stem(), write({"conv1.weight": Payload()}, tmp_path / "harmful.pth"))
     assert "this ran" not in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    weights = weights_of(Stem())
+    weights["bn1.bias"] = torch.tensor([0.0, torch.nan])
+    with pytest.raises(ValueError, match=r"broken\.pth holds NaN or infinite numbers \(bn1\.bias\): copy"):
+        load_encoder_weights(Stem(), write(weights, tmp_path / "broken.pth"))

@@ -1,17 +1,13 @@
 """Image files and label maps: every kind of pixel by value, every kind of damage by its sentence."""
 
-import contextlib
 import os
 import struct
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pictures import COLORS, raw_png, rgb, saved
@@ -214,23 +210,3 @@ def test_a_size_that_pillow_only_warns_of_is_read_in_silence(tmp_path: Path, mon
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert rgb(path) == COLORS.tolist()
-
-
-@settings(max_examples=150, derandomize=True, deadline=None)
-@given(
-    suffix=st.sampled_from(["jpg", "png", "tif", "webp", "bmp", "gif"]),
-    damage=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
-    kept=st.floats(0.2, 1),
-)
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damage_anywhere_is_a_sentence_or_an_image(suffix: str, damage: list[tuple[int, int]], kept: float):
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "MAX_PIXELS", 10_000)
-        path = saved(Image.fromarray(COLORS), Path(folder) / f"a.{suffix}")
-        content = bytearray(path.read_bytes())
-        for place, value in damage:
-            content[place % len(content)] = value
-        path.write_bytes(content[: int(len(content) * kept)])
-        with contextlib.suppress(ValueError):  # any other exception fails the test
-            image = read_image(path)
-            assert 0 <= image.min() <= image.max() <= 1

@@ -243,3 +243,11 @@ def test_two_predictions_of_one_image_are_refused(tmp_path: Path):
     npz(tmp_path / "a", LOGITS)
     with pytest.raises(ValueError, match="two predictions of one image"):
         predictions_below(tmp_path)
+
+
+def test_values_of_no_size_are_refused(tmp_path: Path):
+    """Found by fuzzing: numpy maps such a file by a division by zero, which ends the process."""
+    header = b"{'descr': 'V0', 'fortran_order': False, 'shape': (3, 2), }".ljust(117) + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ValueError, match=r"a\.npy: cannot be read as arrays \(its values have no size\)"):
+        read_prediction(tmp_path / "a.npy")

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from networks import TinyEncoder
-from rectiseg.metrics import Scores
+from rectiseg.metrics import ConfusionMatrix, Scores
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.settings import Settings
-from rectiseg.stage import Run, recomputing, train_stage
+from rectiseg.stage import Run, confusion, recomputing, train_stage
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ImageViews, TrainingData
 from tiny_stage import SCENES, SETTINGS, Drawn, K, OneConvolution, one_convolution, stored, tiny_lrn, validation
@@ -279,3 +279,36 @@ def test_the_best_weights_are_kept(accelerator: Accelerator, tmp_path: Path):
     for name, value in seen[1].items():
         assert torch.equal(best[name.removeprefix("weights.")], value)
         assert torch.equal(last[name], seen[2][name])
+
+
+class OneOf(Accelerator):
+    """A process among several; what each has to add is kept."""
+
+    process_index, num_processes, device = 0, 1, torch.device("cpu")  # where the original asks its state
+
+    def __init__(self, process_index: int, num_processes: int, added: list[Tensor]):
+        self.process_index, self.num_processes, self.added = process_index, num_processes, added
+
+    def reduce(self, tensor: Tensor, reduction: str = "sum", scale: float = 1.0) -> Tensor:
+        self.added.append(tensor)
+        return tensor
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 5, 11])
+def test_every_image_is_counted_by_one_process_of_any_number(processes: int):
+    """Nine images: the last round is not whole, and of eleven processes two have none."""
+
+    def predict(index: int) -> tuple[Tensor, Tensor]:
+        asked.append(index)
+        image, labels, _ = SCENES[index]
+        return network(image[None]), labels[None]
+
+    asked: list[int] = []
+    network, added, expected = one_convolution(), [], ConfusionMatrix(K)
+    for rank in range(processes):
+        confusion(predict, len(SCENES), K, OneOf(rank, processes, added))
+    assert sorted(asked) == list(range(9))
+    with torch.inference_mode():
+        for image, labels, _ in SCENES.samples:
+            expected.update(network(image[None]).argmax(dim=1), labels[None])
+    assert torch.equal(sum(added, torch.zeros(K, K, dtype=torch.int64)), expected.counts)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,29 @@ def test_a_large_upload_is_refused(api: "HttpClient"):
 @pytest.mark.parametrize(("content", "status"), [(b" " * 100_001, 413), (b"[" * 90_000, 400), (b"no JSON", 400)])
 def test_a_message_that_is_long_or_no_json_is_refused(content: bytes, status: int, api: "HttpClient"):
     assert api.post("call/predict", content=content).status_code == status
+
+
+def test_a_name_that_was_made_to_lead_here_is_not_answered(api: "HttpClient", address: str):
+    port = address.rstrip("/").rpartition(":")[2]
+    for name, status in ((f"localhost:{port}", 200), ("localhost", 200), (f"evil.example:{port}", 403), ("", 403)):
+        assert api.get("info", headers={"host": name}).status_code == status, name
+
+
+def test_a_message_of_no_known_length_is_refused(api: "HttpClient"):
+    assert api.post("upload", content=iter([b"a", b"b"])).status_code == 411
+
+
+def test_nothing_more_is_taken_when_the_disk_is_as_full_as_it_may_be(session: Session, street: Path):
+    import httpx
+
+    from rectiseg.web.app import serving
+
+    small = replace(session, limits=replace(session.limits, kept=2 * street.stat().st_size + 1000))
+    with serving(small) as address, httpx.Client(base_url=f"{address}gradio_api/", timeout=60) as client:
+        files = [street.read_bytes() + bytes([number]) for number in range(3)]  # the same one would be kept once
+        asked = [client.post("upload", files={"files": ("street.png", content)}) for content in files]
+        assert [answer.status_code for answer in asked] == [200, 200, 507]
+        assert "deleted after an hour" in asked[2].json()["detail"]
 
 
 def test_there_is_no_way_past_the_queue(api: "HttpClient"):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from errno import EDQUOT, ENOSPC
 from importlib import metadata
 
 import tyro
@@ -66,6 +67,14 @@ def main() -> None:
         print(f"rectiseg: stopped. The files that were written are whole; the same command {going_on}", file=sys.stderr)
         status = 130
     except (ValueError, OSError) as error:  # what a user can mend: an argument, a file, a folder, a full disk
-        print(f"rectiseg: {error}", file=sys.stderr)
+        print(f"rectiseg: {sentence_of(error)}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+def sentence_of(error: ValueError | OSError) -> str:
+    """Our own as it is; the system's in the same form."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    mend = "make room" if error.errno in (ENOSPC, EDQUOT) else "mend that, or name another"
+    return f"{error.filename}: {error.strerror}; {mend}"

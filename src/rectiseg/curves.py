@@ -15,7 +15,7 @@ class Curves(AbstractContextManager["Curves"]):
     COLUMNS = ("step", "loss", "learning_rate", "mean_iou", "pixel_accuracy")
 
     def __init__(self, folder: Path, step: int):
-        path = folder / "curves.csv"
+        self.path = path = folder / "curves.csv"
         kept = self.rows_until(step, path) if path.exists() else []
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.COLUMNS, *kept])
@@ -30,6 +30,8 @@ class Curves(AbstractContextManager["Curves"]):
         return [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
 
     def add(self, step: int, loss: float, rate: float, scores: Scores | None) -> None:
+        """A row; OSError where the file was removed, of which the system says nothing."""
+        self.path.stat()
         measured = ("", "") if scores is None else (scores.mean_iou, scores.pixel_accuracy)
         row = (step, loss, rate, *measured)
         self.writer.writerow(row)
@@ -40,7 +42,7 @@ class Curves(AbstractContextManager["Curves"]):
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-        if self.board is not None:
+        if self.board is not None and self.path.exists():  # TensorBoard's thread would print a traceback
             self.board.close()
 
 

@@ -63,6 +63,8 @@ def evaluate_parser(
                     counts = measure.counts(prediction[0], sample.labels)
                     sums[name, title] = sums[name, title] + counts if (name, title) in sums else counts
             reporter.advance()
+    if not any(matrix.counts.any() for matrix in matrices.values()):
+        raise ValueError("no pixel of the data set has a label: `rectiseg doctor` says what its label maps hold")
     return {
         name: replace(
             matrix.scores(),

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from rectiseg.data.files import real
 from rectiseg.data.images import find_images
 
 Seen = TypeVar("Seen")
@@ -75,7 +77,7 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
         except (ValueError, OSError) as error:
             failures[path] = Failure(path, str(error))
             continue
-        if is_folder and output.resolve() != path.resolve() and output.resolve().is_relative_to(path.resolve()):
+        if is_folder and real(output) != real(path) and real(output).is_relative_to(real(path)):
             raise ValueError(f"{output}: lies in {path}, where images are searched for; choose a folder outside it")
         for image in images:
             relative = image.relative_to(path) if is_folder else Path(image.name)
@@ -88,11 +90,11 @@ def plan(paths: Sequence[Path], output: Path) -> list[Job | Failure]:
 
 def refuse_collisions(jobs: Sequence[Job]) -> None:
     """Of all targets of every job: options then never decide whether a plan is good."""
-    images = {job.image.resolve() for job in jobs}
+    images = {real(job.image) for job in jobs}
     owners: dict[Path, Path] = {}
     for job in jobs:
         for target in job.targets:
-            if target.exists() and target.resolve() in images:
+            if target.exists() and real(target) in images:
                 raise ValueError(f"{target}: an input, which {job.image}'s result would replace; choose another output")
             first = owners.setdefault(target, job.image)
             if first != job.image:
@@ -121,13 +123,11 @@ def process(
     While one is answered, the next is read and the one before is written, each in a thread of its own. A file that
     cannot be written ends the work with ConcernsAll, at the latest when the next job is answered.
     """
-    failures = []
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as pool:
         writer = Writer(pool, on_image)
         for job, reading in read_ahead(work.read, jobs, reader):
             if isinstance(job, Failure):
-                failures.append(job)
-                on_image()
+                writer.fail(job)
                 continue
             try:
                 answer = work.answer(job, reading.result())
@@ -136,16 +136,14 @@ def process(
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                failures.append(Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images"))
-                on_image()
+                writer.fail(Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images"))
             except ValueError as error:
                 sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
-                failures.append(Failure(job.image, sentence))
-                on_image()
+                writer.fail(Failure(job.image, sentence))
             else:
                 writer.write(work.write, job, answer)
         writer.wait()
-    return failures
+    return writer.failures
 
 
 def read_ahead(
@@ -166,17 +164,29 @@ class Writer:
     def __init__(self, pool: ThreadPoolExecutor, on_image: Callable[[], None]):
         self.pool = pool
         self.on_image = on_image
-        self.last: Future[None] | None = None
+        self.failures: list[Failure] = []
+        self.last: tuple[Job, Future[None]] | None = None
 
     def write(self, write: Callable[[Job, Answer], None], job: Job, answer: Answer) -> None:
         self.wait()
-        self.last = self.pool.submit(written, write, job, answer)
+        self.last = job, self.pool.submit(written, write, job, answer)
+
+    def fail(self, failure: Failure) -> None:
+        self.wait()
+        self.failures.append(failure)
+        self.on_image()
 
     def wait(self) -> None:
-        last, self.last = self.last, None
-        if last is not None:
+        if self.last is None:
+            return
+        (job, last), self.last = self.last, None
+        try:
             last.result()
-            self.on_image()
+        except ConcernsAll:
+            raise
+        except ValueError as error:
+            self.failures.append(Failure(job.image, str(error)))
+        self.on_image()
 
 
 def written(write: Callable[[Job, Answer], None], job: Job, answer: Answer) -> None:
@@ -189,7 +199,9 @@ def writing(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConcernsAll(f"{job.labels}: cannot be written ({error}); make room or choose another") from error
+        if error.errno == ENAMETOOLONG:
+            raise ValueError(f"{job.image}: a result's name would be too long; give it a shorter one") from error
+        raise ConcernsAll(f"{job.labels}: cannot be written ({error.strerror}); make room or choose another") from error
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from rectiseg import visualize
+from rectiseg.data.files import real
 from rectiseg.data.images import read_image
 from rectiseg.data.predictions import Values, predictions_below, read_prediction, refuse_another_shape
 from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, device_of, flattened, refined
@@ -117,10 +118,10 @@ def partners(images: Path, predictions: Path) -> dict[Path, Path]:
 
 
 def refuse_lost_predictions(jobs: Sequence[RefineJob]) -> None:
-    predictions = {job.prediction.resolve() for job in jobs}
+    predictions = {real(job.prediction) for job in jobs}
     for job in jobs:
         for target in job.targets:
-            if target.resolve() in predictions:
+            if real(target) in predictions:
                 raise ValueError(f"{target}: a prediction, which the result would replace; choose another output")
 
 

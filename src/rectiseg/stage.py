@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rectiseg.curves import Curves
+from rectiseg.data.files import alone_at
 from rectiseg.losses import lovasz_softmax
 from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save, save_state
@@ -105,6 +106,7 @@ class Run:
         self.steps_per_epoch = max(1, len(data) // settings.batch)
         self.steps = settings.epochs * self.steps_per_epoch
         self.step = 0
+        self.unlabelled = 0  # steps in a row without an annotated pixel
         self.best = -math.inf
         self.seconds = 0.0
         optimizer = make_optimizer(self.stage, settings)
@@ -140,7 +142,9 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group["rate_factor"]
         batch = self.batch(self.step)
-        valid = self.accelerator.reduce((batch.labels != IGNORE_INDEX).sum(), "sum").clamp(min=1)  # pyright: ignore
+        labelled = self.accelerator.reduce((batch.labels != IGNORE_INDEX).sum(), "sum")
+        self.refuse_an_epoch_without_labels(int(labelled))  # pyright: ignore
+        valid = labelled.clamp(min=1)  # pyright: ignore
         self.optimizer.zero_grad()
         total = torch.zeros((), device=batch.labels.device)
         parts = list(batch.parts(1 if self.save_memory else len(batch.labels)))
@@ -159,6 +163,12 @@ class Run:
         if not torch.isfinite(mean):
             raise ValueError(f"the loss became {mean.item()} at step {self.step}: lower the learning rate")
         return mean.item()
+
+    def refuse_an_epoch_without_labels(self, labelled: int) -> None:
+        """A crop may have none; nothing is learned where all of them have none."""
+        self.unlabelled = 0 if labelled else self.unlabelled + 1
+        if self.unlabelled == self.steps_per_epoch:
+            raise ValueError("a whole epoch had not one annotated pixel: `rectiseg doctor` says what its labels hold")
 
     def part_loss(self, part: Batch) -> Tensor:
         recomputed = recomputing(self.stage) if self.save_memory else nullcontext()
@@ -185,9 +195,22 @@ def train_stage(
     After every ``validate_every`` epochs and the last one the stage is validated; ``folder/best.safetensors`` keeps
     the weights of the highest mean IoU, ``folder/curves.csv`` every step's loss and learning rate.
     """
-    run = Run(stage, data, settings, seed, accelerator, save_memory)
     folder.mkdir(parents=True, exist_ok=True)
-    fingerprint = json.dumps({"settings": changed(settings), "seed": seed, "samples": len(data)}, sort_keys=True)
+    main = accelerator.is_main_process
+    with alone_at(folder / "state.safetensors", "wait for it, or choose another folder") if main else nullcontext():
+        return train_to_the_end(Run(stage, data, settings, seed, accelerator, save_memory), folder, validate, on_step)
+
+
+def train_to_the_end(
+    run: Run,
+    folder: Path,
+    validate: Callable[[nn.Module], Scores],
+    on_step: Callable[[int, int, float, Scores | None], None],
+) -> float:
+    """`train_stage`, in a folder that no other run writes."""
+    stage, settings, accelerator = run.stage, run.settings, run.accelerator
+    known = {"settings": changed(settings), "seed": run.seed, "samples": len(run.data)}
+    fingerprint = json.dumps(known, sort_keys=True)
     state = folder / "state.safetensors"
     if state.exists():
         about = load_state(state, stage, run.optimizer)

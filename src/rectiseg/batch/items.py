@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rectiseg.batch.places import absolute, file_system, files_below, images_at, publish
+from rectiseg.data.files import real
 from rectiseg.data.predictions import SUFFIXES
 from rectiseg.jobs import Job
 
@@ -24,30 +25,35 @@ PREDICTIONS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The places of an image, of its label map, and of what another model said of it, where that is to be refined."""
+    """The places of an image and of its label map; where it is to be refined, of what another model said of it; where
+    it is to be measured, of its true labels."""
 
     image: str
     labels: str
     prediction: str | None = None
+    truth: str | None = None
 
 
-def plan(source: str, output: str, predictions: str | None = None) -> list[Item]:
-    """Below the output the tree of the source is kept; predictions lie in the same tree below a place of their own.
+def plan(source: str, output: str, predictions: str | None = None, truth: str | None = None) -> list[Item]:
+    """Below the output the tree of the source is kept; predictions and true labels lie in the same tree below a place
+    of their own.
 
-    A plan that would read or overwrite a result, or without any prediction, raises ValueError.
+    A plan that would read or overwrite a result, or without any prediction or true labels, raises ValueError.
     """
     output = absolute(output)
-    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+    if Path(source).is_dir() and real(Path(output)).is_relative_to(real(Path(source))):
         raise ValueError(f"{output}: lies in {source}, where images are searched for; choose a folder outside it")
     stems = {place: os.path.splitext(relative)[0] for place, relative in images_at(source).items()}  # noqa: PTH122
     inside = next((place for place in stems if place.startswith(f"{output}/")), None)
     if inside is not None:
         raise ValueError(f"{inside}: an input among the results; choose another output than {output}")
     refuse_collisions(stems)
-    partners = [None] * len(stems) if predictions is None else matched(stems.values(), absolute(predictions))
+    nothing = [None] * len(stems)
+    said = nothing if predictions is None else matched(stems.values(), absolute(predictions), PREDICTIONS)
+    true = nothing if truth is None else matched(stems.values(), absolute(truth), (".png",))
     return [
-        Item(place, f"{output}/{stem}{RESULTS[0]}", partner)
-        for (place, stem), partner in zip(stems.items(), partners, strict=True)
+        Item(place, f"{output}/{stem}{RESULTS[0]}", *partners)
+        for (place, stem), *partners in zip(stems.items(), said, true, strict=True)
     ]
 
 
@@ -61,18 +67,18 @@ def refuse_collisions(stems: Mapping[str, str]) -> None:
                 raise ValueError(f"{place} and {other}: both would be written to {target}; rename one")
 
 
-def matched(stems: Iterable[str], predictions: str) -> list[str]:
-    """Each image's prediction, by the rules of `rectiseg refine`; where there is none, what it would be called."""
-    there = files_below(predictions)
+def matched(stems: Iterable[str], folder: str, endings: Sequence[str]) -> list[str]:
+    """Each image's partner, by the rules of `rectiseg refine`; where there is none, what it would be called."""
+    there = files_below(folder)
     partners = []
     for stem in stems:
-        found = [place for ending in PREDICTIONS if (place := f"{predictions}/{stem}{ending}") in there]
-        first, *others = found or [f"{predictions}/{stem}.*"]
+        found = [place for ending in endings if (place := f"{folder}/{stem}{ending}") in there]
+        first, *others = found or [f"{folder}/{stem}.*"]
         if others and not others[0].endswith(".png"):
             raise ValueError(f"{first} and {others[0]}: two predictions of one image; keep one")
         partners.append(first)
     if there.isdisjoint(partners):
-        raise ValueError(f"{predictions}: no prediction there has the path of an image; name the folder above them")
+        raise ValueError(f"{folder}: no file there has the path of an image; name the folder above them")
     return partners
 
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image as PillowImage
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from rectiseg.batch.items import Item
 from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
-from rectiseg.data.images import read_image
+from rectiseg.data.images import read_image, read_label_map
 from rectiseg.inference import (
     Answers,
     Naming,
@@ -31,6 +32,7 @@ from rectiseg.inference import (
     unrolled,
 )
 from rectiseg.jobs import Failure, Job, out_of_memory, process
+from rectiseg.metrics import confusion
 from rectiseg.refinement import FileRefiner, RefineJob
 
 OneImage = Float[Tensor, "3 height width"]
@@ -45,6 +47,7 @@ class Task:
     naming: Naming
     wanted: Wanted
     batch_size: int
+    num_classes: int = 0  # where images are measured
 
     @property
     def model(self) -> str:
@@ -80,9 +83,30 @@ class Worker:
         assert isinstance(job, Job)
         with PillowImage.open(job.labels) as labels:
             size = labels.size
+        try:
+            counts = None if item.truth is None else counts_of(job.labels, item.truth, self.task.num_classes)
+        except ValueError as error:
+            return Record(item.image, item.labels, None, None, self.task.model, f"{item.image}: {error}")
         if is_remote(item.labels):
             deliver(job, item.labels)
-        return Record(item.image, item.labels, size, round(time.perf_counter() - started, 4), self.task.model)
+        seconds = round(time.perf_counter() - started, 4)
+        return Record(item.image, item.labels, size, seconds, self.task.model, counts=counts)
+
+
+def counts_of(labels: Path, truth: str, num_classes: int) -> list[list[int]]:
+    """A written label map's pixels against the true ones: [true class, predicted class, number], as far as there are
+    any; ValueError where the true ones are of another size or other classes."""
+    with TemporaryDirectory() as folder:
+        true = read_label_map(fetch(truth, Path(folder, "truth")))
+    said = read_label_map(labels)
+    if said.shape != true.shape:
+        raise ValueError(f"{truth}: {true.shape[1]}x{true.shape[0]}, for an image of {said.shape[1]}x{said.shape[0]}")
+    predicted, annotated = (torch.from_numpy(values.astype(np.int64)) for values in (said, true))
+    try:
+        matrix = confusion(predicted, annotated, num_classes)
+    except ValueError as error:
+        raise ValueError(f"{truth}: {error}") from error
+    return [[*place, int(matrix[*place])] for place in matrix.nonzero().tolist()]
 
 
 def staged(item: Item, folder: Path) -> Job | Failure:

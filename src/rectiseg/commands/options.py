@@ -69,11 +69,17 @@ def write_json(path: Path, content: Any) -> None:
 
 def ended(jobs: "Sequence[Job | Failure]", failures: "Sequence[Failure]", json_file: Path | None) -> int:
     """Say what has no result, and where wanted write down what became of every image; returns the exit status."""
+    from rectiseg.jobs import Failure, Job
+
+    failed = {failure.image for failure in failures}
+    done = [job for job in jobs if isinstance(job, Job) and job.image not in failed]
+    gone = [
+        Failure(job.image, f"{job.labels}: was written, and then removed") for job in done if not job.labels.exists()
+    ]
+    failures = [*failures, *gone]
     for failure in failures:
         print(f"rectiseg: {failure.sentence}", file=sys.stderr)
     if json_file is not None:
-        from rectiseg.jobs import Job
-
         errors = {failure.image: failure.sentence for failure in failures}
         results = {job.image: str(job.labels) for job in jobs if isinstance(job, Job) and job.image not in errors}
         images = [

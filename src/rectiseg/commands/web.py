@@ -14,6 +14,7 @@ def web(
     port: int | None = None,
     max_pixels: int = 4_000_000,
     max_upload: int = 64,
+    max_kept: int = 2000,
     device: str = "cpu",
 ) -> int:
     """Serve a page where images are parsed and predictions refined, and the same as an HTTP API, until Ctrl-C.
@@ -28,13 +29,14 @@ def web(
         port: The port to listen at; by default the first from 7860 on that is free.
         max_pixels: Larger images are refused.
         max_upload: Larger files are refused, in MB.
+        max_kept: Nothing more is taken while uploads and results fill so many MB; they go after an hour or two.
         device: cpu, cuda, ...
     """
     from rectiseg.data.images import find_images
     from rectiseg.web.app import serving
     from rectiseg.web.session import Limits, open_session
 
-    limits = Limits(pixels=max_pixels, upload=max_upload * 1_000_000)
+    limits = Limits(pixels=max_pixels, upload=max_upload * 1_000_000, kept=max_kept * 1_000_000)
     session = open_session(models, refiners, device_named(device), limits)
     with serving(session, find_images([examples]) if examples else [], host, port) as address:
         print(f"{address}: open it in a browser; Ctrl-C stops it", flush=True)

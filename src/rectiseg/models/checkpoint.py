@@ -1,7 +1,7 @@
 """Models as one .safetensors file each, with what is needed to build them in its header. No pickle anywhere.
 
 The header's entry ``rectiseg`` is JSON: ``kind`` and constructor arguments of the module and of the modules in it,
-the version that wrote it, and what the training wants to be remembered.
+the version that wrote it, and what the training wants to be remembered. The entry ``sha256`` is a hash of all the rest.
 """
 
 import hashlib
@@ -9,14 +9,15 @@ import inspect
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from rectiseg.data.files import atomic_path, save_file
+from rectiseg.data.files import Damaged, atomic_path, read_sealed, save_sealed
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
@@ -113,26 +114,53 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
         for name, value in model.state_dict().items()
     }
     with atomic_path(Path(path)) as temporary:
-        save_file(weights, temporary, {"rectiseg": json.dumps(header)})
+        save_sealed(weights, temporary, {"rectiseg": json.dumps(header)})
 
 
 def load(path: str | Path | None = None) -> nn.Module:
     """A saved parser or refiner in eval mode, in fp32; without a path the shipped parser of street scenes.
 
-    ``path`` is a file, a folder that `rectiseg publish` wrote, or SOMEBODY/MODEL on the Hugging Face Hub. The name and
-    shape of every tensor are checked; a file that is missing, damaged or does not fit raises ValueError. An exported
-    model, .onnx or .pt2, is loaded as an ExportedParser or ExportedRefiner, which cannot be saved.
+    ``path`` is a file, a folder that `rectiseg publish` wrote, or SOMEBODY/MODEL on the Hugging Face Hub. The hash of
+    the file and the name, shape and numbers of every tensor are checked; a file that is missing, damaged, not finite or
+    does not fit raises ValueError. An exported model, .onnx or .pt2, is loaded as an ExportedParser or ExportedRefiner,
+    which cannot be saved.
     """
     path = SHIPPED if path is None else file_of(path)
     if path.suffix in OPENERS:
         return load_exported(path)
     header, weights = read(path)
     try:
-        model = build(header["model"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        with Frugal(SPARE + 2 * sum(value.numel() for value in weights.values())):
+            model = build(header["model"])
+    except UNBUILDABLE as error:
         raise ValueError(f"{path}: its header does not describe a model of this version ({error})") from error
     fit(model, weights, path)
     return model.eval()
+
+
+SPARE = 10_000_000
+"""So many numbers a model may hold that its file does not, such as an upsampler's fixed kernel."""
+
+
+class Frugal(TorchFunctionMode):
+    """Tensors of so many numbers may be made in all, and ValueError before one more: a header can promise any."""
+
+    def __init__(self, numbers: int):
+        super().__init__()
+        self.left = numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full):
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.left -= prod(size)
+            if self.left < 0:
+                raise ValueError("it promises more weights than the file holds")
+        return func(*args, **kwargs)
+
+
+UNBUILDABLE = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
+"""All that the modules' constructors were seen to raise on strange arguments."""
 
 
 def file_of(name: str | Path) -> Path:
@@ -174,11 +202,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole .safetensors file; copy or train it again") from error
+        weights, metadata = read_sealed(path)
+    except Damaged as error:
+        raise ValueError(f"{path}: {error}; copy or train it again") from error
     if "rectiseg" not in metadata:
         raise ValueError(f"{path}: no model of rectiseg; its header does not say how to build it")
     try:
@@ -191,8 +217,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load the weights, or say which of them do not fit."""
+    """Load the weights, or say which of them do not fit or are not finite."""
     expected = model.state_dict()
+    refuse_misfits(expected, weights, path)
+    values = {name: value.to(expected[name].dtype) for name, value in weights.items()}
+    broken = sorted(name for name, value in values.items() if not value.isfinite().all())
+    if broken:
+        sentence = f"{len(broken)} tensors hold NaN or infinite numbers, the first is {broken[0]}"
+        raise ValueError(f"{path}: {sentence}; copy or train it again")
+    model.load_state_dict(values)
+
+
+def refuse_misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str | Path) -> None:
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())
     misshapen = [
@@ -203,7 +239,6 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> No
     for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             raise ValueError(f"{path}: {len(names)} tensors are {problem}, the first is {names[0]}")
-    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
 
 
 def title(module: nn.Module) -> str:
@@ -239,17 +274,15 @@ def save_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, 
             if value is not None:
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, about)
+        save_sealed(tensors, temporary, about)
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """Put a saved training state back; returns its words."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole training state; delete it to start this stage again") from error
+        tensors, about = read_sealed(path)
+    except Damaged as error:
+        raise ValueError(f"{path}: {error}; delete it to start this stage again") from error
     prefix = "weights."
     fit(module, {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}, path)
     state: dict[int, dict[str, Tensor]] = {}

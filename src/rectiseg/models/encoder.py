@@ -97,6 +97,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
     if not is_state_dict(weights):
         raise ValueError(f"{path} holds more than a state dict: save the network's state_dict() alone")
+    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path} holds NaN or infinite numbers ({some(broken)}): copy or download it again")
     return weights
 
 

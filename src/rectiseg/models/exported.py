@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rectiseg.models.external.installed import library
+from rectiseg.models.external.programs import load_program
 from rectiseg.types import Image, Logits
 
 ENTRY = "rectiseg"
@@ -123,7 +124,7 @@ def open_program(path: Path) -> tuple[Run, str | None]:
         raise damaged(path)
     files: dict[str, str] = {ENTRY: ""}
     try:
-        program = torch.export.load(path, extra_files=files).module(check_guards=False)
+        program = load_program(path, files).module(check_guards=False)
     except Exception as error:  # of as many kinds as there are parts of the file
         raise damaged(path) from error
     # A function, not the module itself, which would refuse to be put into eval mode as a part of another.

@@ -12,7 +12,7 @@ from rectiseg.data.images import IMAGE_SUFFIXES
 from rectiseg.data.predictions import SUFFIXES
 from rectiseg.jobs import out_of_memory
 from rectiseg.models.external.installed import library
-from rectiseg.web.guard import Guard
+from rectiseg.web.guard import LOOPBACK, Guard
 from rectiseg.web.session import Answer, Session
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def serving(
 
     with TemporaryDirectory(prefix="rectiseg-web-") as served, told(served):
         page = interface(session, examples, Path(served))
+        guard = Middleware(Guard, Path(served), session.limits.kept, host in LOOPBACK)
         page.queue(max_size=QUEUE, api_open=False)  # an open one lets requests pass by the queue
         try:
             page.launch(
@@ -52,7 +53,7 @@ def serving(
                 enable_monitoring=False,
                 mcp_server=False,
                 footer_links=["api"],
-                app_kwargs={"middleware": [Middleware(Guard)]},
+                app_kwargs={"middleware": [guard]},
             )
         except OSError as error:
             raise ValueError(f"cannot listen at {host}, port {port}: taken, or not ours; choose another") from error

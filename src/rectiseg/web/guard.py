@@ -1,8 +1,10 @@
-"""What Gradio would do for anybody and we do not: fetch addresses, and read messages of any length."""
+"""What Gradio would do for anybody and we do not: fetch addresses, read messages of any length, fill the disk."""
 
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -20,6 +22,10 @@ ADDRESS = re.compile(r"=\s*https?:", re.IGNORECASE)
 """In a path: Gradio's file= and proxy= would fetch what follows."""
 
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+"""This machine's names for itself."""
+
+
 class Refusal(Exception):
     """A request that goes no further; its status and one sentence."""
 
@@ -29,22 +35,58 @@ class Refusal(Exception):
 
 
 class Guard:
-    """ASGI middleware: lets through what names no address for the server to fetch and is short, or is an upload."""
+    """ASGI middleware: lets through what names no address for the server to fetch and is short, or is an upload.
 
-    def __init__(self, app: Application):
+    While ``folder`` holds ``room`` bytes nothing more is taken. A server of this machine alone, ``loopback``, answers
+    to its names only: a page of elsewhere whose name was made to lead here (DNS rebinding) asks by that name.
+    """
+
+    def __init__(self, app: Application, folder: Path, room: int, loopback: bool):
         self.app = app
+        self.folder = folder
+        self.room = room
+        self.loopback = loopback
+        self.coming = 0  # bytes that are being uploaded
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        size = int(headers.get(b"content-length", b"0")) if scope["method"] == "POST" else 0
         try:
+            if self.loopback and name_of(headers.get(b"host", b"")) not in LOOPBACK:
+                raise Refusal(403, "this page is asked for as 127.0.0.1 or localhost")
             if ADDRESS.search(scope["path"]):
                 raise Refusal(403, "files of other hosts are not fetched")
-            if scope["method"] == "POST" and scope["path"] != UPLOAD:
-                receive = await checked(receive)
+            if scope["method"] == "POST":
+                if b"content-length" not in headers:
+                    raise Refusal(411, "a message that does not say how long it is")
+                if held(self.folder) + self.coming + size > self.room:
+                    raise Refusal(507, "too much lies here already; it is deleted after an hour or two")
+                if scope["path"] != UPLOAD:
+                    receive = await checked(receive)
         except Refusal as refusal:
             return await answer(send, refusal)
-        await self.app(scope, receive, send)
+        self.coming += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.coming -= size
+
+
+def name_of(host: bytes) -> str:
+    """Without its port."""
+    return re.sub(r":\d*$", "", host.decode("latin-1")).lower()
+
+
+def held(folder: Path) -> int:
+    """Bytes of all files there."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            total += path.lstat().st_size if path.exists() else 0
+    return total
 
 
 async def checked(receive: Receive) -> Receive:

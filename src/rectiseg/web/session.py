@@ -49,6 +49,7 @@ class Limits:
     pixels: int = 4_000_000
     confidences: int = 100_000_000  # classes times pixels: 400 MB for each copy in memory
     upload: int = 64_000_000  # bytes of a file
+    kept: int = 2_000_000_000  # bytes of all files that lie on the server
 
     @property
     def side(self) -> int:

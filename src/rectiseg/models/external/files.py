@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rectiseg.models.external.fits import Fit, Size, letterboxed, padded, rounded_up, stretched
 from rectiseg.models.external.front import TRIAL_SIZE, ExternalFront, Maps, PerBand, maps_in, trial
 from rectiseg.models.external.installed import library
+from rectiseg.models.external.programs import load_program
 from rectiseg.types import Image
 
 Layout = Literal["KHW", "HWK"]
@@ -202,7 +203,7 @@ def open_tflite(path: Path) -> NetworkFile:
 
 
 def open_exported(path: Path) -> NetworkFile:
-    program = torch.export.load(path)
+    program = load_program(path)
     name = only(tuple(program.graph_signature.user_inputs))
     image = next(node.meta["val"] for node in program.graph.nodes if node.name == name)
     shape = tuple(side if isinstance(side, int) else None for side in image.shape)
