@@ -2,8 +2,7 @@
 
     python tests/tiny_stage.py FOLDER [STAGE RANK STEP [writing]]
 
-kills the process of that rank after that step of the stage, or in the middle of writing the state after it; where
-torchrun starts it again, it lives.
+kills the process of that rank after that step of the stage, or in the middle of writing the state after it.
 """
 
 import json
@@ -131,8 +130,7 @@ def killer(stage: str, rank: str, step: str, writing: str = "") -> Callable[...,
         kill()
 
     def on_step(name: str, process: int, done: int) -> None:
-        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        if (name, process, again) == (stage, int(rank), 0):
+        if (name, process) == (stage, int(rank)):
             if writing and done == int(step) - 1:
                 checkpoint.save_sealed = write_half_and_die
             if not writing and done == int(step):
