@@ -307,7 +307,9 @@ def test_the_commands_of_its_page_run_but_for_that_of_a_bucket(
     for folder in ("photos", "drives/first/left", "predictions"):
         Path(folder).mkdir(parents=True)
         shutil.copy(scenes / "0.png", folder)
-    Image.fromarray(np.zeros((37, 50), np.uint8)).save("predictions/0.png")
+    for folder in ("predictions", "annotations"):
+        Path(folder).mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((37, 50), np.uint8)).save(f"{folder}/0.png")
     for arguments in that_run("batch.md"):
         here = ["2" if argument == "4" else argument for argument in arguments]  # workers
         assert status_of(*here) == 0, arguments

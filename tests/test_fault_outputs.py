@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from faults import Reports, mounted, remaining, scene, tiny_parser
-from rectiseg import inference
+from rectiseg import inference, prediction
 from rectiseg.commands.predict import predict
 from rectiseg.data.files import alone_at
 from rectiseg.data.images import read_label_map
@@ -111,7 +111,7 @@ def test_results_that_were_removed_are_missed(
         return done(*arguments)  # pyright: ignore
 
     seen: list[object] = []
-    monkeypatch.setattr(inference, "predict", remove_and_predict)
+    monkeypatch.setattr(prediction, "predict", remove_and_predict)
     code, said = rectiseg("predict", images, "-o", output, "--model", model)
     assert code == 1
     reports(said, remaining(output), code)

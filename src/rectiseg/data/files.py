@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and say so when they are not what was written."""
 
 import hashlib
+import json
 import os
 import secrets
 import time
@@ -82,7 +83,18 @@ def save_file(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str
     Tensors may lie anywhere and share memory, as those of a module used twice do; the library refuses that.
     """
     own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    path.write_bytes(save(own, None if metadata is None else dict(metadata)))
+    path.write_bytes(in_order(save(own, None if metadata is None else dict(metadata))))
+
+
+def in_order(content: bytes) -> bytes:
+    """The same .safetensors file, with its words by name: the library writes them in an order of chance."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 class Damaged(Exception):

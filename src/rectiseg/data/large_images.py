@@ -18,7 +18,7 @@ from torch import Tensor
 from rectiseg.data.files import atomic_path
 from rectiseg.data.images import IMAGE_FORMATS, UPRIGHT, on_white, read_image
 
-MAX_STREAMED_PIXELS = 4_000_000_000
+MAX_STREAMED_PIXELS = 400_000_000
 """Larger images are refused before they are decoded, even where only some rows are held."""
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
