@@ -1,5 +1,6 @@
 """What every test shares: signatures whose shapes are checked, and the data set on this machine."""
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,3 +91,9 @@ def accelerator() -> Iterator[Accelerator]:
 def reset() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: accelerate collects garbage after every stage, and need not look through it."""
+    gc.collect()
+    gc.freeze()
