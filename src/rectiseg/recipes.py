@@ -28,7 +28,7 @@ class Recipe:
     neighborhood: int = 7
     lrn_widths: tuple[int, ...] = TABLE_1
     grn_starts_from: Literal["encoder", "front"] = "encoder"  # the pretrained encoder, or what the front made of it
-    grn_output_stride: int = 8  # 16 and 32 cost 31 and 18 % of 8, with an EfficientNet-Lite0
+    grn_output_stride: int = 8  # 16 or 32 cost less than its front, and see regions more coarsely
     class_balance: float = 0.0  # the power of the median-frequency class weights of the front's loss
     # Cross-fitting: refiners learn from so many fronts, none of which saw its images; 0: from the front itself.
     folds: int = 0

@@ -76,7 +76,7 @@ def measure_drives(rows: Rows, folder: Path, train: bool = True) -> dict[str, di
     """The same on each drive's images, by what was trained on the others; a drive without its front is left out."""
     parts = {
         drive: measure_rows(without, folder / f"without_{drive}", train)
-        for drive, without in rows.without_each_drive().items()
+        for drive, without in rows.without_each_drive.items()
     }
     return {drive: part for drive, part in parts.items() if FRONT in part}
 
@@ -113,7 +113,7 @@ def page(rows: Rows, command: str, with_drives: bool, folder: Path, train: bool 
     """The table on val and, if wanted, that on unseen drives, with what they were printed from."""
     first = rows.first
     if with_drives:
-        rows.without_each_drive()  # refuses before anything is trained
+        _ = rows.without_each_drive  # refuses before anything is trained
     val = measure_rows(rows, folder, train)
     if FRONT not in val:
         raise ValueError(f"{folder}: no record of this recipe's front on these images; without --no-train it is made")
@@ -140,7 +140,7 @@ def drives_table(
 ) -> list[str]:
     lines: list[str] = []
     if parts:
-        without = rows.without_each_drive()
+        without = rows.without_each_drive
         names = [name for drive in parts for name in without[drive].first.datasets["val"].names]
         found = over_drives(parts)
         lines = [*table(rows.first, timed_as(found, times), names), *missing(without[next(iter(parts))], found), ""]

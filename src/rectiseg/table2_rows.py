@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -75,6 +75,7 @@ class Rows:
     def first(self) -> Training:
         return self.local[0]
 
+    @cached_property
     def without_each_drive(self) -> dict[str, "Rows"]:
         """The same on drives that nothing was trained on, for the first seed; the ensemble's parsers may know them.
 
