@@ -248,8 +248,13 @@ PAGE = (Path(__file__).parent.parent / "docs" / "report.md").read_text(encoding=
 
 
 def test_two_folders_of_predictions_make_a_page(folders: Path, monkeypatch):
-    arguments = (*FILES, "--labels", "labels", "--classes", "classes.json")
+    arguments = (*FILES, "--labels", "labels", "--classes", "classes.json", "--json", "report.json")
     assert status_of(monkeypatch, *arguments) == 0
+    told = json.loads((folders / "report.json").read_text())
+    assert [image["image"] for image in told["images"]] == ["0", "1", "2"]
+    gained, lost, same = (image["mean_iou_gained"] for image in told["images"])
+    assert gained == -lost > same == 0
+    assert told["after"] == {**told["before"], "further": told["after"]["further"]}  # each map is there twice
     text = (folders / "report.html").read_text(encoding="utf-8")
     assert "&lt;car&gt;" in text
     assert "Images: 3. Before: predictions. After: refined." in text

@@ -26,10 +26,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, processes: int, *killed: str | int) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, processes: int, *killed: str | int, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = []
     if processes > 1:
-        launcher = torchrun(processes, "--master-addr", "127.0.0.1", "--master-port", free_port())
+        meeting = ("--master-addr", "127.0.0.1", "--master-port", free_port())
+        launcher = torchrun(processes, "--max-restarts", restarts, *meeting)
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), *map(str, killed)]
     return subprocess.run(command, capture_output=True, text=True, env=environment())
 
@@ -123,6 +124,15 @@ def test_a_training_of_two_processes_survives_the_death_of_either(two: Path, tmp
     assert_same(tmp_path, two)
     remains = "the last state, whole; the same command ends as if never stopped"
     reports("torchrun: Signal 9 (SIGKILL) received by PID", remains, "1, then 0")
+
+
+@pytest.mark.fault("kill -9 of a worker", "torchrun --max-restarts 1 rectiseg train")
+def test_torchrun_starts_a_training_again_that_lost_a_process(two: Path, tmp_path: Path, reports: Reports):
+    done = start(tmp_path, 2, "lrn", 1, 5, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "failed (exitcode: -9)" in done.stderr, done.stderr
+    assert_same(tmp_path, two)
+    reports("torchrun: failed (exitcode: -9)", "the training goes on by itself and ends as if never stopped", "0")
 
 
 def test_two_nodes_end_as_two_processes_of_one(two: Path, tmp_path: Path):

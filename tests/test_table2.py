@@ -18,7 +18,7 @@ from rectiseg.models.checkpoint import KINDS, fingerprint, identity, load, load_
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
 from rectiseg.recipes import RECIPES
-from rectiseg.table2 import measure_drives, measure_rows, milliseconds, over_drives, page
+from rectiseg.table2 import as_json, as_page, measure_all, measure_drives, measure_rows, milliseconds, over_drives
 from rectiseg.table2_rows import Rows, after, tuned_crf
 from rectiseg.train import Training
 from tiny_stage import Drawn
@@ -153,7 +153,9 @@ def test_without_training_what_is_missing_is_named(folder: Path, tmp_path: Path)
     for title in ("front", "LRN", "GRN, LRN"):
         shutil.copy(folder / "table2" / f"{title}.safetensors", records)
     rows = rows_of(tmp_path / "empty", seeds=1)
-    lines = page(rows, "rectiseg table2 ...", with_drives=False, folder=records, train=False).splitlines()
+    lines = as_page(
+        measure_all(rows, with_drives=False, folder=records, train=False), "rectiseg table2 ..."
+    ).splitlines()
     table, _, took = "\n".join(lines).partition("## What it took")
     assert re.findall(r"^\| (\S.*?) \| \d \|", table, re.MULTILINE) == ["front", "+LRN", "+GRN, LRN"]
     assert re.findall(r"^\| (\w+) \| 0 \|", took, re.MULTILINE) == ["front", "grn", "lrn", "lrn_alone"]
@@ -161,7 +163,7 @@ def test_without_training_what_is_missing_is_named(folder: Path, tmp_path: Path)
     absent = [f"+{title}" for title in TITLES if title not in ("front", "LRN", "GRN, LRN")]
     assert named == f"Not measured: {'; '.join(absent)}."
     with pytest.raises(ValueError, match="no record of this recipe's front on these images"):
-        page(rows, "rectiseg table2 ...", with_drives=False, folder=tmp_path / "none", train=False)
+        measure_all(rows, with_drives=False, folder=tmp_path / "none", train=False)
 
 
 def test_a_time_is_taken_once_a_machine_and_holds_the_front_s(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -213,7 +215,7 @@ def test_drives_after_stored_confidences_are_refused_before_anything_is_trained(
     made = with_drives(tmp_path / "out")
     made.confidences = tmp_path / "stored"
     with pytest.raises(ValueError, match="cannot be trained without a drive: add --no-drives"):
-        page(Rows([made], [made]), "rectiseg table2 ...", with_drives=True, folder=tmp_path / "out" / "table2")
+        measure_all(Rows([made], [made]), with_drives=True, folder=tmp_path / "out" / "table2")
     assert not (tmp_path / "out").exists()
 
 
@@ -231,7 +233,8 @@ def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monke
     made = with_drives(tmp_path)
     made.datasets["val"] = renamed(Drawn(2, 1, 25, 33), "b_3", "b_4")
     rows = Rows([made], [made], crf=False, iterated=False)
-    lines = page(rows, "rectiseg table2 ...", with_drives=True, folder=tmp_path / "table2").splitlines()
+    found = measure_all(rows, with_drives=True, folder=tmp_path / "table2")
+    lines = as_page(found, "rectiseg table2 ...").splitlines()
     assert lines[2] == "Printed by `rectiseg table2 ...`."
     headings = ["## Val", "## Drives that nothing was trained on", "## What it took"]
     assert [line for line in lines if line.startswith("##")] == headings
@@ -269,3 +272,10 @@ def test_a_grn_read_after_one_iteration_shares_its_weights_and_changes_nothing_o
     assert grn.iterations == 3
     assert once(image, logits).equal(grn.supervised(image, logits)[1])
     assert all(one is other for one, other in zip(once.parameters(), grn.parameters(), strict=True))
+    told = as_json(found)
+    assert {name: list(rows) for name, rows in told.items()} == dict.fromkeys(("val", "drives"), TITLES)
+    (line,) = (line for line in lines[: lines.index(headings[1])] if line.startswith("| +LRN | 1 |"))
+    figure = told["val"]["LRN"]["mean IoU"]
+    low, high = figure["interval"]
+    said = f"{100 * figure['seeds'][0]:.2f} | {100 * figure['gain']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+    assert line.startswith(f"| +LRN | 1 | {said} |")

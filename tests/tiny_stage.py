@@ -2,7 +2,8 @@
 
     python tests/tiny_stage.py FOLDER [STAGE RANK STEP [writing]]
 
-kills the process of that rank after that step of the stage, or in the middle of writing the state after it.
+kills the process of that rank after that step of the stage, or in the middle of writing the state after it; not again
+where torchrun has started it anew.
 """
 
 import json
@@ -24,6 +25,7 @@ from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.metrics import Scores
 from rectiseg.models import checkpoint
 from rectiseg.models.lrn import LRN
+from rectiseg.processes import accelerator
 from rectiseg.settings import Settings
 from rectiseg.stage import confusion, train_stage
 from rectiseg.views import ConfidenceViews, ImageViews, TrainingData
@@ -130,7 +132,8 @@ def killer(stage: str, rank: str, step: str, writing: str = "") -> Callable[...,
         kill()
 
     def on_step(name: str, process: int, done: int) -> None:
-        if (name, process) == (stage, int(rank)):
+        started_anew = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if (name, process) == (stage, int(rank)) and not started_anew:
             if writing and done == int(step) - 1:
                 checkpoint.save_sealed = write_half_and_die
             if not writing and done == int(step):
@@ -141,8 +144,8 @@ def killer(stage: str, rank: str, step: str, writing: str = "") -> Callable[...,
 
 def main(folder: Path, on_step: Callable[[str, int, int], None]) -> None:
     torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    rank = accelerator.process_index
+    shared = accelerator()
+    rank = shared.process_index
     stages = {"front": (one_convolution(), ImageViews(SCENES)), "lrn": (tiny_lrn(), stored(folder / f"store{rank}"))}
     for name, (stage, data) in stages.items():
         train_stage(
@@ -151,8 +154,8 @@ def main(folder: Path, on_step: Callable[[str, int, int], None]) -> None:
             SETTINGS,
             folder / name,
             seed=7,
-            validate=validation(data, accelerator),
-            accelerator=accelerator,
+            validate=validation(data, shared),
+            accelerator=shared,
             on_step=lambda step, *_, name=name: on_step(name, rank, step),
         )
         weights = {key: value.tolist() for key, value in stage.state_dict().items()}

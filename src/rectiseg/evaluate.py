@@ -13,7 +13,7 @@ from rectiseg.boundaries import BoundaryF, BoundaryIoU, TrimapIoU
 from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.datasets import Dataset
 from rectiseg.inference import device_of, stages
-from rectiseg.metrics import ConfusionMatrix, Measure, Scores
+from rectiseg.metrics import ConfusionMatrix, Measure, Scores, known
 from rectiseg.models.fusion import known_classes
 from rectiseg.progress import Reporter
 from rectiseg.types import Logits, Parser, Refiner
@@ -134,10 +134,6 @@ def as_json(rows: Mapping[str, Scores], classes: Sequence[str]) -> dict[str, Any
         }
         for name, scores in rows.items()
     }
-
-
-def known(fraction: float) -> float | None:
-    return None if math.isnan(fraction) else fraction
 
 
 def percent(fraction: float) -> str:

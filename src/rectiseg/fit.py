@@ -23,6 +23,7 @@ from rectiseg.models.checkpoint import SHIPPED_REFINER, identity, load_refiner
 from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
 from rectiseg.models.pretrained import pretrained_encoder
+from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
 from rectiseg.recipes import camvid_lite
 from rectiseg.settings import Settings
@@ -117,7 +118,7 @@ class Trainer:
 
 
 def trainer(folder: Path, seed: int = 0, reporter: Reporter = SILENT) -> Trainer:
-    return Trainer(folder, seed, reporter, Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no"))
+    return Trainer(folder, seed, reporter, accelerator())
 
 
 def fit(

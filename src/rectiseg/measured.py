@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,7 +18,7 @@ from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.files import atomic_path, save_file
 from rectiseg.intervals import Blocks, Interval, mean_difference
 from rectiseg.machine import machine
-from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy
+from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy, known
 from rectiseg.models.checkpoint import PARSERS, identity
 from rectiseg.progress import Reporter
 from rectiseg.types import IGNORE_INDEX
@@ -165,20 +166,60 @@ def gain(front: Measured, row: Sequence[Measured], name: str, measure: Measure, 
     return mean_difference(front.counts[name], [one.counts[name] for one in row], measure, blocks)
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One measure of one row: its value for each seed, and its gain over the front, which itself has none.
+
+    Fractions of 1, but for the wrong regions, which are counted an image.
+    """
+
+    values: Sequence[float]
+    gain: Interval | None
+
+
+def figures(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks: Blocks) -> dict[str, dict[str, Figure]]:
+    """Every row's figures, by measure."""
+    front = rows["front"][0]
+    return {
+        title: {
+            name: Figure(
+                [float(measure.value(one.counts[name].sum(dim=0))) for one in row],
+                None if row[0] is front else gain(front, row, name, measure, blocks),
+            )
+            for name, measure in measures(num_classes).items()
+        }
+        for title, row in rows.items()
+    }
+
+
+def as_json(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks: Blocks) -> dict[str, Any]:
+    """Every row's figures and milliseconds; what was not to be measured is null."""
+    return {
+        title: {
+            name: {
+                "seeds": [known(value) for value in figure.values],
+                "gain": figure.gain and known(figure.gain.value),
+                "interval": figure.gain and [known(figure.gain.low), known(figure.gain.high)],
+            }
+            for name, figure in row.items()
+        }
+        | {"milliseconds": known(mean(one.milliseconds for one in rows[title]))}
+        for title, row in figures(rows, num_classes, blocks).items()
+    }
+
+
 def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks: Blocks) -> str:
     """The gain over the front with its 95 % interval beside every measure."""
-    kinds = measures(num_classes)
-    front = rows["front"][0]
-    titles = [part for name in kinds for part in (name, "gain")]
+    titles = [part for name in measures(num_classes) for part in (name, "gain")]
     lines = ["| | seeds | " + " | ".join(titles) + " | ms |", "|---|--:|" + "--:|" * (len(titles) + 1)]
-    for title, row in rows.items():
-        cells = [title if title.startswith(("front", "ensemble")) else f"+{title}", str(len(row))]
-        for name, measure in kinds.items():
+    for title, row in figures(rows, num_classes, blocks).items():
+        cells = [title if title.startswith(("front", "ensemble")) else f"+{title}", str(len(rows[title]))]
+        for name, figure in row.items():
             scale = 1 if name == WRONG_REGIONS else 100
-            values = [scale * float(measure.value(one.counts[name].sum(dim=0))) for one in row]
+            values = [scale * value for value in figure.values]
             cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
-            cells.append("" if row[0] is front else gained(gain(front, row, name, measure, blocks), scale))
-        cells.append(f"{mean(one.milliseconds for one in row):.0f}")
+            cells.append("" if figure.gain is None else gained(figure.gain, scale))
+        cells.append(f"{mean(one.milliseconds for one in rows[title]):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -154,6 +154,11 @@ def scores_of(counts: Tensor, absent: Literal["left out", "zero"] = "left out") 
     return Scores(accuracy, mean_iou, tuple(iou.tolist()), frequency_weighted)
 
 
+def known(value: float) -> float | None:
+    """As JSON has it: null for what was not to be measured."""
+    return None if math.isnan(value) else value
+
+
 def class_weights(counts: Sequence[int], power: float = 1.0) -> tuple[float, ...]:
     """Median-frequency balancing (Eigen and Fergus, 2015) from pixel counts; 0 for a class that never occurs.
 

@@ -8,8 +8,9 @@ networks follow from, so that the table outlives their weights.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rectiseg.crf_search import settings_of
 from rectiseg.data.files import atomic_path
@@ -25,6 +26,7 @@ from rectiseg.measured import (
     timed,
     write_record,
 )
+from rectiseg.measured import as_json as figures_as_json
 from rectiseg.models.checkpoint import identity
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.table2_rows import CRF, FRONT, TRIALS, Row, Rows, drives_of
@@ -109,20 +111,47 @@ def digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
-def page(rows: Rows, command: str, with_drives: bool, folder: Path, train: bool = True) -> str:
-    """The table on val and, if wanted, that on unseen drives, with what they were printed from."""
-    first = rows.first
+@dataclass(frozen=True)
+class Table2:
+    """What was measured on val, and of each drive what never saw it; an image's milliseconds by row."""
+
+    rows: Rows
+    val: Mapping[str, Sequence[Measured]]
+    drives: Mapping[str, Mapping[str, Sequence[Measured]]] | None  # none were wanted
+    milliseconds: Mapping[str, float]
+
+    @property
+    def images(self) -> Sequence[str]:
+        return self.rows.first.datasets["val"].names
+
+    @property
+    def drives_images(self) -> list[str]:
+        without = self.rows.without_each_drive
+        return [name for drive in self.drives or {} for name in without[drive].first.datasets["val"].names]
+
+    def timed(self, rows: Mapping[str, Sequence[Measured]]) -> dict[str, list[Measured]]:
+        taken = {title: self.milliseconds.get(title, float("nan")) for title in rows}
+        return {title: [replace(one, milliseconds=taken[title]) for one in row] for title, row in rows.items()}
+
+
+def measure_all(rows: Rows, with_drives: bool, folder: Path, train: bool = True) -> Table2:
+    """The table on val and, if wanted, that on unseen drives."""
     if with_drives:
         _ = rows.without_each_drive  # refuses before anything is trained
     val = measure_rows(rows, folder, train)
     if FRONT not in val:
         raise ValueError(f"{folder}: no record of this recipe's front on these images; without --no-train it is made")
     times = milliseconds(rows, folder, train)
-    lines = [f"# Table 2: {first.recipe.name}", "", f"Printed by `{command}`.", "", "## Val", ""]
-    lines += [*table(first, timed_as(val, times), first.datasets["val"].names), *missing(rows, val)]
-    parts = measure_drives(rows, folder, train) if with_drives else {}
-    if with_drives:
-        lines += ["", "## Drives that nothing was trained on", "", *drives_table(rows, parts, times)]
+    return Table2(rows, val, measure_drives(rows, folder, train) if with_drives else None, times)
+
+
+def as_page(found: Table2, command: str) -> str:
+    """Both tables, with what they were printed from."""
+    rows, val, parts = found.rows, found.val, found.drives
+    lines = [f"# Table 2: {rows.first.recipe.name}", "", f"Printed by `{command}`.", "", "## Val", ""]
+    lines += [*table(rows.first, found.timed(val), found.images), *missing(rows, val)]
+    if parts is not None:
+        lines += ["", "## Drives that nothing was trained on", "", *drives_table(found, parts)]
     machines = dict.fromkeys(one.about["machine"] for row in val.values() for one in row)
     lines += [NOTES.rstrip(), "", f"Measured on {'; '.join(machines)}."]
     if CRF in val:
@@ -130,23 +159,36 @@ def page(rows: Rows, command: str, with_drives: bool, folder: Path, train: bool 
         chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings)
         lines += ["", f"The CRF's settings are the best of {TRIALS} tried on training images: {chosen}."]
     minutes = minutes_of(val) | {
-        f"without {drive}, {name}": value for drive, part in parts.items() for name, value in minutes_of(part).items()
+        f"without {drive}, {name}": value
+        for drive, part in (parts or {}).items()
+        for name, value in minutes_of(part).items()
     }
     return "\n".join([*lines, "", "## What it took", "", *minutes_table(minutes)])
 
 
-def drives_table(
-    rows: Rows, parts: Mapping[str, Mapping[str, Sequence[Measured]]], times: Mapping[str, float]
-) -> list[str]:
+def as_json(found: Table2) -> dict[str, Any]:
+    """The figures of both tables; fractions of 1, but for the wrong regions."""
+    num_classes = found.rows.first.num_classes
+    tables = {"val": (found.val, found.images)}
+    if found.drives:
+        tables["drives"] = (over_drives(found.drives), found.drives_images)
+    return {
+        name: figures_as_json(found.timed(rows), num_classes, blocks_of(images))
+        for name, (rows, images) in tables.items()
+    }
+
+
+def drives_table(found: Table2, parts: Mapping[str, Mapping[str, Sequence[Measured]]]) -> list[str]:
+    rows = found.rows
     lines: list[str] = []
     if parts:
-        without = rows.without_each_drive
-        names = [name for drive in parts for name in without[drive].first.datasets["val"].names]
-        found = over_drives(parts)
-        lines = [*table(rows.first, timed_as(found, times), names), *missing(without[next(iter(parts))], found), ""]
-        lines += [
+        together = over_drives(parts)
+        lines = [
+            *table(rows.first, found.timed(together), found.drives_images),
+            *missing(rows.without_each_drive[next(iter(parts))], together),
+            "",
             f"The drives {', '.join(parts)}: for each, front and refiners were trained on the others, the front for "
-            "fewer epochs than val's; one seed."
+            "fewer epochs than val's; one seed.",
         ]
     unmeasured = [drive for drive in drives_of(rows.first) if drive not in parts]
     return [*lines, "", f"Not measured: the drives {', '.join(unmeasured)}."] if unmeasured else lines
@@ -155,11 +197,6 @@ def drives_table(
 def missing(rows: Iterable[Row], found: Mapping[str, Sequence[Measured]]) -> list[str]:
     titles = dict.fromkeys(f"+{row.title}" for row in rows if row.title not in found)
     return ["", f"Not measured: {'; '.join(titles)}."] if titles else []
-
-
-def timed_as(rows: Mapping[str, Sequence[Measured]], times: Mapping[str, float]) -> dict[str, list[Measured]]:
-    nan = float("nan")
-    return {title: [replace(one, milliseconds=times.get(title, nan)) for one in row] for title, row in rows.items()}
 
 
 def table(training: Training, rows: Mapping[str, Sequence[Measured]], names: Sequence[str]) -> list[str]:

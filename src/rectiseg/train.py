@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, read_about, store_confidences, store_refined
@@ -35,6 +34,7 @@ from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
+from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
 from rectiseg.recipes import Recipe
 from rectiseg.settings import Settings, changed
@@ -100,8 +100,7 @@ class Training:
         self.save_memory = save_memory
         self.confidences = confidences
         self.grn_weights = grn_weights
-        # Each stage has a precision of its own; several processes without an accelerator need to be told of the CPU.
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+        self.accelerator = accelerator()
         self.reporter = reporter if reporter is not None and self.accelerator.is_main_process else Reporter()
         self.datasets: dict[Split, Dataset] = {
             split: open_dataset(recipe.dataset, data, split) for split in ("train", "val")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from rectiseg.commands.options import DatasetChoice, OptionalPath, Output, device_named
+from rectiseg.commands.options import DatasetChoice, JsonFile, OptionalPath, Output, device_named, write_json
 
 
 def report(
@@ -20,6 +20,7 @@ def report(
     predictions: OptionalPath = None,
     classes: OptionalPath = None,
     show: int = 4,
+    json_file: JsonFile = None,
     device: str = "cpu",
 ) -> int:
     """Write one HTML file that shows what refinement mends and breaks; it opens in any browser, without a network.
@@ -43,11 +44,12 @@ def report(
         predictions: What was refined: the folder of predictions from before.
         classes: A classes.json with the classes' names and colours; a model knows its own.
         show: So many images of the worst, and as many of the best.
+        json_file: Where to write the scores of both sides, and how every image fared, as JSON.
         device: cpu, cuda, ...
     """
     from rectiseg.data.files import atomic_path
     from rectiseg.progress import ProgressReporter
-    from rectiseg.report.measure import measure
+    from rectiseg.report.measure import as_json, measure
     from rectiseg.report.page import page
     from rectiseg.report.sources import Pictures, file_cases, model_cases, parser_in
 
@@ -71,5 +73,7 @@ def report(
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(output) as path:
         path.write_text(text, encoding="utf-8")
+    if json_file is not None:
+        write_json(json_file, as_json(measured, cases.classes))
     print(f"{output}: open it in a browser ({len(text) / 1e6:.1f} MB)")
     return 0

@@ -9,12 +9,14 @@ from tyro.conf import Positional, arg
 
 from rectiseg.commands.options import (
     EncoderWeights,
+    JsonFile,
     OptionalDataset,
     OptionalEncoder,
     OptionalOutput,
     OptionalPath,
     RecipeName,
     recipe_of,
+    write_json,
 )
 
 
@@ -37,6 +39,7 @@ def table2(
     iterated: bool = True,
     save_memory: bool = False,
     ensemble: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
+    json_file: JsonFile = None,
 ) -> int:
     """Print the paper's Table 2: what each refiner is worth after the recipe's front, with 95 % intervals.
 
@@ -63,9 +66,10 @@ def table2(
         iterated: Read a GRN that is trained for three iterations after each of them, too.
         save_memory: Take a batch image by image and compute activations twice instead of keeping them.
         ensemble: Saved parsers that speak together with the first cascade in the last row.
+        json_file: Where to write the tables' figures as JSON, too.
     """
     from rectiseg.progress import ProgressReporter
-    from rectiseg.table2 import page
+    from rectiseg.table2 import as_json, as_page, measure_all
     from rectiseg.table2_rows import Rows
     from rectiseg.train import Training
 
@@ -92,6 +96,8 @@ def table2(
             ]
 
         rows = Rows(trainings(seeds), trainings(grn_seeds), crf, iterated, ensemble)
-        text = page(rows, shlex.join(["rectiseg", *sys.argv[1:]]), drives, measured or folder / "table2", train)
-    print(text)
+        found = measure_all(rows, drives, measured or folder / "table2", train)
+    print(as_page(found, shlex.join(["rectiseg", *sys.argv[1:]])))
+    if json_file is not None:
+        write_json(json_file, as_json(found))
     return 0

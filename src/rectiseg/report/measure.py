@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from rectiseg.evaluate import as_json as scores_as_json
 from rectiseg.evaluate import boundary_measures
-from rectiseg.metrics import MeanIoU, OneLabelMap, Scores, confusion, scores_of
+from rectiseg.metrics import MeanIoU, OneLabelMap, Scores, confusion, known, scores_of
 from rectiseg.progress import Reporter
 from rectiseg.report.calibration import BINS, reliability
 from rectiseg.report.cases import Answer, Cases
@@ -47,6 +49,7 @@ class Outcome:
     """How one image fared: the share of its pixels that changed, and its gain in mean IoU, nan without annotation."""
 
     index: int
+    name: str
     changed: float
     gain: float
 
@@ -77,7 +80,7 @@ def measure(cases: Cases, reporter: Reporter) -> Measured:
         was, now = (sums.update(answer, case.truth) for sums, answer in ((before, case.before), (after, case.after)))
         changed = float((case.before.labels != case.after.labels).double().mean())
         gain = float(own.value(now.double()) - own.value(was.double()))
-        outcomes.append(Outcome(index, changed, gain))
+        outcomes.append(Outcome(index, case.name, changed, gain))
         reporter.advance()
     return Measured(before, after, outcomes)
 
@@ -93,3 +96,13 @@ def worst_and_best(measured: Measured, count: int) -> dict[str, list[Outcome]]:
     if len(ranked) <= 2 * count:
         return {f"{low} to {high.lower()}": ranked}
     return {low: ranked[:count], high: ranked[::-1][:count]}
+
+
+def as_json(measured: Measured, classes: Sequence[str]) -> dict[str, Any]:
+    """The scores of both sides as `rectiseg evaluate` writes them, and how every image fared; fractions of 1."""
+    return {
+        **scores_as_json({"before": measured.before.scores, "after": measured.after.scores}, classes),
+        "images": [
+            {"image": one.name, "changed": one.changed, "mean_iou_gained": known(one.gain)} for one in measured.outcomes
+        ],
+    }
