@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "rectiseg"
 
 UNCHECKED = {
     "ops.propagate_cpu": "numba compiles its functions and cannot compile a type checker",
+    "ops.bilateral_cpu": "numba, likewise",
     "ops.strips": "numba, likewise",
     "ops.propagate_triton": "triton, likewise",
     "ops.depthwise": "numba, likewise",

@@ -15,6 +15,7 @@ from rectiseg.data.datasets import Dataset
 from rectiseg.inference import device_of, stages
 from rectiseg.metrics import ConfusionMatrix, Measure, Scores, known
 from rectiseg.models.fusion import known_classes
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.progress import Reporter
 from rectiseg.types import Logits, Parser, Refiner
 
@@ -57,7 +58,7 @@ def evaluate_parser(
             start, front = next(iter(rows.items()))
             rows |= {f"{start} +{name}": refiner(image, front) for name, refiner in refiners.items()}
             for name, logits in rows.items():
-                prediction = logits.argmax(dim=1).cpu()
+                prediction = likeliest(logits).cpu()
                 matrices.setdefault(name, ConfusionMatrix(num_classes)).update(prediction, sample.labels[None])
                 for title, measure in further.items():
                     counts = measure.counts(prediction[0], sample.labels)

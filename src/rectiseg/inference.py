@@ -19,6 +19,7 @@ from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.contested import label_map
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.lrn import LRN
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.types import Image, Logits, Parser, Refiner
 
 
@@ -120,7 +121,7 @@ def refined(title: str, image: Image, logits: Logits, refiners: Sequence[Refiner
 
 
 def labels_of(logits: Logits) -> Integer[np.ndarray, "height width"]:
-    return logits[0].argmax(dim=0).int().cpu().numpy()
+    return likeliest(logits[0], dim=0).int().cpu().numpy()
 
 
 def refuse_nan(logits: Logits) -> None:

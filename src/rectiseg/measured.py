@@ -20,6 +20,7 @@ from rectiseg.intervals import Blocks, Interval, mean_difference
 from rectiseg.machine import machine
 from rectiseg.metrics import MeanIoU, Measure, PixelAccuracy, known
 from rectiseg.models.checkpoint import PARSERS, identity
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.progress import Reporter
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews
@@ -122,7 +123,7 @@ def answered(
     start = time.perf_counter()
     with torch.inference_mode():
         answer = network(image) if looks_again(network) else network(image, logits)
-        prediction = answer.argmax(dim=1)[0].cpu()
+        prediction = likeliest(answer)[0].cpu()
     return prediction, labels[0], 1000 * (time.perf_counter() - start)
 
 

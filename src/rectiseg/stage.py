@@ -27,6 +27,7 @@ from rectiseg.metrics import ConfusionMatrix, Scores, scores_of
 from rectiseg.models.checkpoint import load_state, save, save_state
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.settings import Settings, changed, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
 from rectiseg.views import TrainingData
@@ -254,7 +255,7 @@ def confusion(
     with torch.inference_mode():
         for index in range(accelerator.process_index, count, accelerator.num_processes):
             logits, labels = predict(index)
-            matrix.update(logits.argmax(dim=1).cpu(), labels)
+            matrix.update(likeliest(logits).cpu(), labels)
     return scores_of(accelerator.reduce(matrix.counts.to(accelerator.device), "sum").cpu())  # pyright: ignore
 
 

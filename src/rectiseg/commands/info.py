@@ -21,7 +21,8 @@ def info() -> int:
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     for device in devices:
         kernel = kernel_for(torch.empty(1, 1, 1, 1, device=device))
-        print(f"device {device}: LRN's sums by the {kernel} kernel")
+        layout = "channels_last" if device == "cpu" else "the images' layout"
+        print(f"device {device}: LRN's sums by the {kernel} kernel; float32, convolutions in {layout}")
     for path in (SHIPPED, SHIPPED_REFINER):
         print(f"model {path.name}: {identity(load(path))}")
     for extra, missing in missing_libraries().items():

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiseg.models.lrn import layers, radius_of, refuse_without_center
-from rectiseg.ops.propagate import mask_border, propagate_scores
-from rectiseg.ops.similarity import squared_distances
+from rectiseg.ops.bilateral import alike, propagate_alike
+from rectiseg.ops.propagate import propagate_scores
+from rectiseg.ops.similarity import Features
 from rectiseg.types import Coefficients, Image, Logits
 
 HALVING = 2
@@ -94,13 +95,16 @@ class BilateralLRN(nn.Module):
 
     def scores(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
         """Eq. 4 before its softmax, for one dilation after the other; neighbours outside the image have -inf."""
-        appearance = self.appearance(image)
-        multiples = (0.5 * self.log_multiples).exp().unbind(dim=1)
-        learned = self.learned_scores(image, logits)
-        for dilation, scores, (color, looks) in zip(self.dilations, learned, multiples, strict=True):
-            features = torch.cat([color * image, looks * appearance], dim=1)
-            distances = squared_distances(features, self.neighborhood, dilation)
-            yield mask_border(scores - distances, dilation).to(logits.dtype)
+        features, weights = self.features_of(image)
+        for dilation, scores, own in zip(self.dilations, self.learned_scores(image, logits), weights, strict=True):
+            yield alike(scores, features, own, dilation).to(logits.dtype)
+
+    def features_of(self, image: Image) -> tuple[Features, Sequence[Float[Tensor, "features"]]]:
+        """By what pixels are alike: colours, and learned features of what is around them. Their weights by dilation."""
+        features = torch.cat([image, self.appearance(image)], dim=1)
+        color, appearance = self.log_multiples.exp()
+        weights = torch.cat([color.expand(image.shape[1], -1), appearance.expand(self.features, -1)])
+        return features, weights.unbind(dim=1)
 
     def learned_scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
         """What the convolutions say of every dilation's neighbours."""
@@ -160,7 +164,10 @@ class BilateralLRN(nn.Module):
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
-        return [self.averaged(logits, self.scores(image, logits))]
+        features, weights = self.features_of(image)
+        for dilation, scores, own in zip(self.dilations, self.learned_scores(image, logits), weights, strict=True):
+            logits = propagate_alike(logits, scores, features, own, dilation)
+        return [logits]
 
     def forward(self, image: Image, logits: Logits) -> Logits:
         return self.supervised(image, logits)[-1]

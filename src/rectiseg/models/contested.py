@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from rectiseg.models.lrn import LRN
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.types import Image, LabelMap, Logits
 
 Pixels = Bool[Tensor, "height width"]
@@ -72,7 +73,7 @@ def grown(pixels: Pixels, dimension: int, before: int, after: int) -> Pixels:
 def label_map_of_one(
     lrn: LRN, image: Float[Tensor, "3 height width"], logits: Float[Tensor, "classes height width"]
 ) -> Int64[Tensor, "height width"]:
-    labels = logits.argmax(dim=0)
+    labels = likeliest(logits, dim=0)
     wanted = contested(labels, lrn.neighborhood)
     if not wanted.any():
         return labels
@@ -123,8 +124,9 @@ def convolved(
     window = offsets(3, pixels.shape[1] + 2).to(rows.device)
     result = bordered(rows.new_empty(len(rows), len(layer.bias)), pixels.shape[1] + 2)
     for some in places_of(pixels, 1).split(AT_A_TIME):
-        values = torch.addmm(layer.bias, rows[some[:, None] + window].flatten(1), layer.weight)
-        result[some] = values.relu_() if layer.rectified else values
+        seen = rows.index_select(0, (some[:, None] + window).flatten()).view(len(some), -1)
+        values = torch.addmm(layer.bias, seen, layer.weight)
+        result.index_copy_(0, some, values.relu_() if layer.rectified else values)
     return result
 
 
@@ -152,7 +154,7 @@ def propagated(
         weights = some.softmax(dim=1)
         mean = rows.new_zeros(len(places), len(logits))
         for neighbor, weight in zip(window, weights.unbind(dim=1), strict=True):
-            mean.addcmul_(weight[:, None], rows[places + neighbor])
+            mean.addcmul_(weight[:, None], rows.index_select(0, places + neighbor))
         likeliest.append(mean.argmax(dim=1))
     return torch.cat(likeliest)
 

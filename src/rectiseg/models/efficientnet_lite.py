@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rectiseg.models.encoder import Features, Normalized, load_encoder_weights
+from rectiseg.ops.convolution import laid_out, normalized
 from rectiseg.ops.depthwise import depthwise_conv2d
 from rectiseg.ops.kernels import exporting
 
@@ -32,7 +33,7 @@ CLASSIFIER = ("conv_head.", "bn1.", "fc.")
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding: an odd pixel of padding goes to the right and to the bottom."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         vertical, horizontal = (
             max((kernel - 1) * dilation + 1 - stride + -size % stride, 0)
             for size, kernel, stride, dilation in zip(
@@ -41,7 +42,7 @@ class SameConv2d(nn.Conv2d):
         )
         top, left = vertical // 2, horizontal // 2
         padded = F.pad(input, (left, horizontal - left, top, vertical - top))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
 
 class DepthwiseConv2d(SameConv2d):
@@ -50,10 +51,10 @@ class DepthwiseConv2d(SameConv2d):
     def __init__(self, channels: int, kernel_size: int, stride: int, dilation: int):
         super().__init__(channels, channels, kernel_size, stride, dilation=dilation, groups=channels, bias=False)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.stride == (1, 1):
-            return depthwise_conv2d(input, self.weight, self.dilation[0])
-        return super().forward(input)
+            return depthwise_conv2d(input, weight, self.dilation[0], bias)
+        return super()._conv_forward(input, weight, bias)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -79,9 +80,9 @@ class InvertedResidual(nn.Module):
         self.bn2 = batch_norm(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = relu6(self.bn0(self.expand_conv(features))) if self.expands else features
-        hidden = relu6(self.bn1(self.depthwise_conv(hidden)))
-        projected = self.bn2(self.project_conv(hidden))
+        hidden = relu6(normalized(features, self.expand_conv, self.bn0)) if self.expands else features
+        hidden = relu6(normalized(hidden, self.depthwise_conv, self.bn1))
+        projected = normalized(hidden, self.project_conv, self.bn2)
         return features + projected if self.adds_input else projected
 
 
@@ -135,7 +136,7 @@ class EfficientNetLite(nn.Module):
         return self.conv_stem
 
     def forward(self, image: Normalized) -> Features:
-        return self.blocks(relu6(self.bn0(self.conv_stem(image))))
+        return self.blocks(relu6(normalized(laid_out(image), self.conv_stem, self.bn0)))
 
 
 def relu6(features: Tensor) -> Tensor:

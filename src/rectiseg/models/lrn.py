@@ -2,12 +2,13 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rectiseg.ops.convolution import laid_out, normalized
 from rectiseg.ops.propagate import Border, coefficients_of, propagate_scores
 from rectiseg.types import Coefficients, Image, Logits
 
@@ -90,7 +91,7 @@ class LRN(nn.Module):
 
     def scores(self, image: Image, logits: Logits) -> Coefficients:
         """Eq. 4 before its softmax."""
-        scores = self.head(self.body(self.evidence(image, logits)))
+        scores = self.head(evaluated(self.body, laid_out(self.evidence(image, logits))))
         return scores.to(logits.dtype)  # mixed precision computes them in fewer bits than logits have
 
     def coefficients(self, image: Image, logits: Logits) -> Coefficients:
@@ -125,6 +126,14 @@ def layers(*channels: int) -> nn.Sequential:
 
 def layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+
+
+def evaluated(body: nn.Sequential, features: Tensor) -> Tensor:
+    """What `layers` say of the features."""
+    modules = iter(body)
+    for convolution, norm, activation in zip(modules, modules, modules, strict=True):
+        features = activation(normalized(features, cast(nn.Conv2d, convolution), norm))
+    return features
 
 
 def radius_of(network: nn.Module) -> int:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rectiseg.models.encoder import Features, Normalized
+from rectiseg.ops.convolution import laid_out, normalized
 
 
 class BasicBlock(nn.Module):
@@ -24,8 +25,8 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_channels, width, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
-        residual = self.bn2(self.conv2(residual))
+        residual = F.relu(normalized(features, self.conv1, self.bn1), inplace=True)
+        residual = normalized(residual, self.conv2, self.bn2)
         return F.relu(residual + self.downsample(features), inplace=True)
 
 
@@ -46,9 +47,9 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
-        residual = F.relu(self.bn2(self.conv2(residual)), inplace=True)
-        residual = self.bn3(self.conv3(residual))
+        residual = F.relu(normalized(features, self.conv1, self.bn1), inplace=True)
+        residual = F.relu(normalized(residual, self.conv2, self.bn2), inplace=True)
+        residual = normalized(residual, self.conv3, self.bn3)
         return F.relu(residual + self.downsample(features), inplace=True)
 
 
@@ -129,7 +130,7 @@ class ResNet(nn.Module):
         return nn.Sequential(*self.layer1, *self.layer2, *self.layer3, *self.layer4)
 
     def forward(self, image: Normalized) -> Features:
-        features = self.maxpool(F.relu(self.bn1(self.conv1(image)), inplace=True))
+        features = self.maxpool(F.relu(normalized(laid_out(image), self.conv1, self.bn1), inplace=True))
         return self.layer4(self.layer3(self.layer2(self.layer1(features))))
 
 

@@ -18,14 +18,15 @@ CPU_REACH = 4
 """Pixels to each side up to which PyTorch's CPU kernel is fast; beyond it takes another, slow one."""
 
 
-def depthwise_conv2d(input: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
+def depthwise_conv2d(input: Tensor, weight: Tensor, dilation: int = 1, bias: Tensor | None = None) -> Tensor:
     """Convolve every channel with its own odd kernel, at stride 1 and zero-padded to the input's size.
 
-    Shapes: input and result (batch, channels, height, width), weight (channels, 1, size, size).
+    Shapes: input and result (batch, channels, height, width), weight (channels, 1, size, size), bias (channels).
     """
-    if trains_on_cpu(input, weight):
-        return _DepthwiseConv2d.apply(input, weight, dilation)  # pyright: ignore[reportReturnType]
-    return _convolve(input, weight, dilation)
+    if not trains_on_cpu(input, weight):
+        return _convolve(input, weight, dilation, bias)
+    result: Tensor = _DepthwiseConv2d.apply(input, weight, dilation)  # pyright: ignore[reportAssignmentType]
+    return result if bias is None else result + bias.view(-1, 1, 1)
 
 
 def trains_on_cpu(*tensors: Tensor) -> bool:
@@ -33,22 +34,26 @@ def trains_on_cpu(*tensors: Tensor) -> bool:
     return wanted and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
 
 
-def _convolve(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def _convolve(input: Tensor, weight: Tensor, dilation: int, bias: Tensor | None = None) -> Tensor:
     reach = dilation * (weight.shape[-1] // 2)
     if reach > CPU_REACH and input.device.type == "cpu" and not exporting():
-        return _convolve_phases(input, weight, dilation)
-    return F.conv2d(input, weight, None, 1, reach, dilation, groups=weight.shape[0])
+        return _convolve_phases(input, weight, dilation, bias)
+    return F.conv2d(input, weight, bias, 1, reach, dilation, groups=weight.shape[0])
 
 
-def _convolve_phases(input: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """The same, undilated: every dilation-th pixel forms an image of its own."""
+def _convolve_phases(input: Tensor, weight: Tensor, dilation: int, bias: Tensor | None) -> Tensor:
+    """The same, undilated: every dilation-th pixel forms an image of its own, in the layout of the whole."""
     batch, channels, height, width = input.shape
     rows, columns = -(-height // dilation), -(-width // dilation)
-    input = F.pad(input, (0, columns * dilation - width, 0, rows * dilation - height))
-    phases = input.view(batch, channels, rows, dilation, columns, dilation).permute(0, 3, 5, 1, 2, 4)
-    phases = _convolve(phases.reshape(-1, channels, rows, columns), weight, dilation=1)
-    phases = phases.view(batch, dilation, dilation, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
-    return phases.reshape(batch, channels, rows * dilation, columns * dilation)[:, :, :height, :width]
+    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    whole = F.pad(input, (0, columns * dilation - width, 0, rows * dilation - height)).contiguous(memory_format=layout)
+    size = (batch * dilation**2, channels, rows, columns)
+    phases = torch.empty(size, dtype=input.dtype, memory_format=layout)
+    in_whole = whole.unflatten(3, (columns, dilation)).unflatten(2, (rows, dilation)).permute(0, 3, 5, 1, 2, 4)
+    phases.unflatten(0, (batch, dilation, dilation)).copy_(in_whole)
+    in_whole.copy_(_convolve(phases, weight, 1, bias).unflatten(0, (batch, dilation, dilation)))
+    return whole[:, :, :height, :width]
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
