@@ -101,7 +101,7 @@ def tiny_parser(encoder: Encoder, data: type[CamVid] | type[Cityscapes] = CamVid
 def shortened(recipe: Recipe) -> Recipe:
     """Two steps a stage on small crops."""
     once = Settings(phases=((1, 1e-3),), crop=(24, 32), batch=2)
-    return replace(recipe, front=once, grn=once, lrn=once, bilateral=once, context=once)
+    return replace(recipe, front=once, grn=once, lrn=once, light=once, bilateral=once, context=once)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     once = Settings(phases=((1, 1e-3),), crop=(24, 32), batch=2)
 
     def recipe() -> Recipe:
-        return replace(scenes_tiny(), front=once, grn=once, lrn=once, bilateral=once, context=once)
+        return replace(scenes_tiny(), front=once, grn=once, lrn=once, light=once, bilateral=once, context=once)
 
     monkeypatch.setattr("rectiseg.recipes.RECIPES", {"scenes_tiny": recipe})
     monkeypatch.setattr("rectiseg.data.registry.GeneratedScenes", lambda _, seed: Drawn(4, seed, 25, 33))

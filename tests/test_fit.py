@@ -17,7 +17,6 @@ from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load
 from rectiseg.models.combine import Cascade
 from rectiseg.types import IGNORE_INDEX
-from tiny_training import needs_weights
 
 CLASSES = len(SCENE_CLASSES)
 
@@ -89,7 +88,6 @@ def test_a_fitting_that_was_done_is_not_done_again(noisy: Path, tmp_path: Path, 
     assert fit(opened(noisy), tmp_path, steps=2).gain == first.gain
 
 
-@needs_weights
 def test_grn_and_lrn_are_fitted_together(perfect: Path, tmp_path: Path):
     fitted = fit(opened(perfect), tmp_path, "both", steps=2)
     assert [type(refiner).__name__ for refiner in fitted.refiner.refiners] == ["GRN", "BilateralLRN"]  # pyright: ignore

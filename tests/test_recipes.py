@@ -88,7 +88,7 @@ def test_the_papers_networks(recipe: Recipe):
 
 def test_camvid_as_the_paper_would_do_it_differs_from_cityscapes_in_name_and_crop():
     cityscapes = cityscapes_paper()
-    every = stages(cityscapes) | {"bilateral": cityscapes.bilateral}
+    every = stages(cityscapes) | {"light": cityscapes.light, "bilateral": cityscapes.bilateral}
     crops = {name: replace(settings, crop=(320, 320)) for name, settings in every.items()}
     assert camvid_paper() == replace(cityscapes_paper(), name="camvid_paper", dataset="camvid", **crops)  # pyright: ignore
 

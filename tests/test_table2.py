@@ -24,7 +24,9 @@ from rectiseg.train import Training
 from tiny_stage import Drawn
 from tiny_training import smallest
 
-AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "GRN, BilateralLRN", "LRN, GRN", "GRN and LRN in parallel"]
+LIGHT = ["light GRN", "light GRN, BilateralLRN"]
+WITH_LRN_ALONE = ["LRN, GRN", "GRN and LRN in parallel"]
+AFTER_FRONT = ["GRN, N = 1", "GRN, N = 2", "GRN, LRN", "GRN, BilateralLRN", *LIGHT, *WITH_LRN_ALONE]
 VAL = Drawn(2, 1, 25, 33)
 VAL.names = ["0002_1", "0003_1"]
 TITLES = ["front", "MS-Dilation", "LRN", "BilateralLRN", *AFTER_FRONT, "all of it, multi-scale and flip"]
@@ -89,7 +91,7 @@ def with_drives(folder: Path) -> Training:
 def test_every_row_is_measured_for_every_seed_and_never_again(folder: Path):
     rows = measured_in(folder, rows_of(folder))
     assert list(rows) == TITLES
-    assert [len(row) for row in rows.values()] == [1, 2, 2, 2, *[1] * 7]
+    assert [len(row) for row in rows.values()] == [1, 2, 2, 2, *[1] * 9]
     heard = Heard()
     repeated = measured_in(folder, rows_of(folder, heard))
     assert not heard.parts

@@ -11,7 +11,9 @@ import torch
 from rectiseg.data.confidences import Confidences, View, store_confidences
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load, load_refiner, read_training, save
+from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
+from rectiseg.models.light_encoder import LightEncoder
 from tiny_stage import Doubtful
 from tiny_training import needs_weights, smallest
 
@@ -64,6 +66,14 @@ def test_a_recipe_ends_its_parser_with_the_lrn_that_it_names(tmp_path: Path):
     }
     refiner = load_refiner(tmp_path / "parser.safetensors")
     assert [type(part) for part in refiner.refiners] == [GRN, BilateralLRN]
+    made.recipe = replace(made.recipe, last="bilateral_light")
+    made.run()
+    refiner = load_refiner(tmp_path / "parser.safetensors")
+    assert isinstance(refiner, Cascade)
+    first, last = refiner.refiners
+    assert isinstance(first, GRN)
+    assert isinstance(first.encoder, LightEncoder)
+    assert isinstance(last, BilateralLRN)
     smallest(tmp_path).run(("lrn",))  # what it stands on is valid for recipes that end otherwise
 
 

@@ -52,7 +52,7 @@ def training(folder: Path, reporter: Reporter | None = None) -> Training:
 def smallest(folder: Path, reporter: Reporter | None = None) -> Training:
     """Two steps a stage."""
     once = Settings(phases=((1, 1e-3),), crop=(24, 32), batch=2)
-    recipe = replace(scenes_tiny(), front=once, grn=once, lrn=once, bilateral=once, context=once)
+    recipe = replace(scenes_tiny(), front=once, grn=once, lrn=once, light=once, bilateral=once, context=once)
     made = Training(recipe, None, folder, reporter=reporter)
     made.datasets = {"train": Drawn(4, 0, 25, 33), "val": Drawn(1, 1, 25, 33)}
     return made

@@ -22,7 +22,6 @@ from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import SHIPPED_REFINER, identity, load_refiner
 from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
-from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
 from rectiseg.recipes import camvid_lite
@@ -197,7 +196,7 @@ def classes_of(predicted: Predicted) -> int:
 
 
 def new_grn(num_classes: int) -> GRN:
-    return GRN(pretrained_encoder("lite0"), num_classes, iterations=1)
+    return GRN.light(num_classes)
 
 
 def new_lrn(num_classes: int) -> BilateralLRN:
@@ -215,8 +214,7 @@ def of_lrn(data: Confidences, steps: int) -> Settings:
 
 
 def of_grn(data: Predicted, steps: int) -> Settings:
-    """Half as many steps, each of which costs several times as much."""
-    return lasting(camvid_lite().grn, steps // 2, data)
+    return lasting(camvid_lite().light, steps, data)
 
 
 def lasting(settings: Settings, steps: int, data: Confidences) -> Settings:

@@ -20,9 +20,11 @@ class Recipe:
     front: Settings
     grn: Settings
     lrn: Settings
-    bilateral: Settings  # BilateralLRN, which is ours
+    light: Settings  # the light GRN, which is ours
+    bilateral: Settings  # BilateralLRN, likewise
     context: Settings  # MS-Dilation, with which Table 2 compares
-    last: Literal["lrn", "bilateral"] = "lrn"  # which of the two ends the whole parser
+    # Which ends the whole parser, after GRN, or after the light GRN.
+    last: Literal["lrn", "bilateral", "bilateral_light"] = "lrn"
     iterations: int = 3
     full_backpropagation: bool = False  # through all iterations, where the others take each for itself
     neighborhood: int = 7
@@ -54,7 +56,8 @@ def ade20k_paper() -> Recipe:
         front=front,
         grn=replace(front, phases=((10, 1e-3), (10, 1e-4))),
         lrn=replace(front, phases=((20, 1e-4),), frozen_batch_norm=False),
-        bilateral=of_bilateral(front, epochs=20),
+        light=like_bilateral(front, epochs=20),
+        bilateral=like_bilateral(front, epochs=20),
         context=replace(front, phases=((10, 1e-3), (10, 1e-4))),  # the paper does not say: as GRN
     )
 
@@ -70,13 +73,13 @@ def camvid_paper() -> Recipe:
 
 
 def resized(recipe: Recipe, name: str, dataset: str, crop: tuple[int, int], scales: tuple[float, ...]) -> Recipe:
-    names = ("front", "grn", "lrn", "bilateral", "context")
+    names = ("front", "grn", "lrn", "light", "bilateral", "context")
     stages = {name: replace(getattr(recipe, name), crop=crop, scales=scales) for name in names}
     return replace(recipe, name=name, dataset=dataset, **stages)  # pyright: ignore
 
 
-def of_bilateral(other: Settings, epochs: int) -> Settings:
-    """How BilateralLRN is trained where the other stages are trained like this."""
+def like_bilateral(other: Settings, epochs: int) -> Settings:
+    """How a BilateralLRN or a light GRN is trained where the other stages are trained like this."""
     return replace(
         other,
         phases=((epochs, 2e-3),),
@@ -117,7 +120,8 @@ def camvid_lite() -> Recipe:
         front=front,
         grn=replace(augmented, phases=((4, 2e-4),), anneal_auxiliary=True, validate_every=2),
         lrn=replace(refiner, phases=((8, 2e-3),), crop=(160, 224), head_rate=1.0, weight_decay=1e-4, validate_every=8),
-        bilateral=of_bilateral(replace(refiner, crop=(160, 224), validate_every=8), epochs=8),
+        light=like_bilateral(replace(refiner, validate_every=4), epochs=8),
+        bilateral=like_bilateral(replace(refiner, crop=(160, 224), validate_every=8), epochs=8),
         context=replace(refiner, phases=((8, 1e-3),), head_rate=1.0, weight_decay=1e-4),
         last="bilateral",
         iterations=1,
@@ -141,7 +145,8 @@ def camvid_best() -> Recipe:
         front=front,
         grn=replace(refiner, phases=((24, 2e-4),), anneal_auxiliary=True, validate_every=4),
         lrn=replace(refiner, phases=((24, 1e-3),), scales=(1.0,), jitter=0.0, head_rate=1.0, weight_decay=1e-4),
-        bilateral=of_bilateral(refiner, epochs=24),
+        light=like_bilateral(replace(refiner, scales=(1.0,)), epochs=24),
+        bilateral=like_bilateral(refiner, epochs=24),
         iterations=3,
         full_backpropagation=True,
         lrn_widths=TABLE_1,
@@ -167,7 +172,8 @@ def scenes_tiny() -> Recipe:
         front=front,
         grn=replace(front, phases=((1, 2e-4),)),
         lrn=replace(front, phases=((4, 3e-3),), head_rate=1.0),
-        bilateral=of_bilateral(front, epochs=4),
+        light=like_bilateral(front, epochs=4),
+        bilateral=like_bilateral(front, epochs=4),
         context=replace(front, phases=((4, 1e-3),), head_rate=1.0),
         iterations=2,
         lrn_widths=(16, 16, 16, 16, 16, 16),

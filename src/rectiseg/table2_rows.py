@@ -108,6 +108,8 @@ class Rows:
             for title, stages, network in (
                 ("GRN, LRN", ("grn", "lrn"), grn_then_lrn),
                 ("GRN, BilateralLRN", ("grn", "bilateral"), grn_then_bilateral),
+                ("light GRN", ("light",), Training.light),
+                ("light GRN, BilateralLRN", ("light", "bilateral_light"), light_then_bilateral),
                 ("LRN, GRN", ("lrn_alone", "grn_last"), lrn_then_grn),
                 ("GRN and LRN in parallel", ("grn", "lrn_alone"), grn_beside_lrn),
             ):
@@ -117,7 +119,7 @@ class Rows:
             title = f"GRN trained for {PAPER_ITERATIONS}"
             yield from after_each_iteration(training, title, "grn_iterated", PAPER_ITERATIONS)
         if training.confidences is None:
-            stages = (FRONT, "grn", training.recipe.last)
+            stages = (FRONT, *training.of_cascade)
             yield Row("all of it, multi-scale and flip", training, stages, partial(multi_scale, training))
             if self.ensemble:
                 title = f"ensemble of {1 + len(self.ensemble)}"
@@ -139,6 +141,10 @@ def grn_then_lrn(training: Training) -> Cascade:
 
 def grn_then_bilateral(training: Training) -> Cascade:
     return Cascade(training.grn(), training.bilateral())
+
+
+def light_then_bilateral(training: Training) -> Cascade:
+    return Cascade(training.light(), training.bilateral_light())
 
 
 def lrn_then_grn(training: Training) -> Cascade:

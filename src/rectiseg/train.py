@@ -3,7 +3,8 @@
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
 confidences of front and GRN, and ``parser.safetensors``, the whole cascade. Recipes that end it with a BilateralLRN
-train ``bilateral`` and ``bilateral_alone`` in the places of LRN's. On request also what Table 2 compares them with:
+train ``bilateral`` and ``bilateral_alone`` in the places of LRN's, or ``light``, a light GRN, and ``bilateral_light``
+after it. On request also what Table 2 compares them with:
 ``context`` (MS-Dilation), ``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is trained for
 the paper's three iterations where the recipe has fewer. After another parser, whose confidences were stored before,
 there is no front to train; ``refiner.safetensors`` is then GRN and the LRN after it.
@@ -43,20 +44,35 @@ from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
 StageName = Literal[
-    "front", "grn", "lrn", "lrn_alone", "bilateral", "bilateral_alone", "context", "grn_last", "grn_iterated"
+    "front",
+    "grn",
+    "light",
+    "lrn",
+    "lrn_alone",
+    "bilateral",
+    "bilateral_alone",
+    "bilateral_light",
+    "context",
+    "grn_last",
+    "grn_iterated",
 ]
 STAGES: dict[str, tuple[StageName, ...]] = {
     "lrn": ("front", "lrn_alone", "grn", "lrn"),
     "bilateral": ("front", "bilateral_alone", "grn", "bilateral"),
+    "bilateral_light": ("front", "bilateral_alone", "light", "bilateral_light"),
 }
 """What is trained for a parser that ends so."""
 PAPER_ITERATIONS = 3
+SETTINGS = ("front", "grn", "lrn", "light", "bilateral", "context")
+"""What recipes have settings for."""
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "grn": ("front",),
     "lrn": ("front", "grn"),
     "lrn_alone": ("front",),
     "bilateral": ("front", "grn"),
     "bilateral_alone": ("front",),
+    "light": ("front",),
+    "bilateral_light": ("front", "light"),
     "context": ("front",),
     "grn_last": ("front", "lrn"),
     "grn_iterated": ("front",),
@@ -117,22 +133,28 @@ class Training:
         for stage in stages:
             if stage != "front" or self.confidences is None:
                 getattr(self, stage)()
-        if {"grn", last} & {*stages} and all(self.path_of(stage).exists() for stage in ("grn", last)):
+        if {*self.of_cascade} & {*stages} and all(self.path_of(stage).exists() for stage in self.of_cascade):
             if self.accelerator.is_main_process:
                 cascade = self.cascade()
                 if self.confidences is not None:
-                    save(cascade, self.path_of("refiner"), self.about | self.times("grn", last))
+                    save(cascade, self.path_of("refiner"), self.about | self.times(*self.of_cascade))
                 else:
                     train = self.datasets["train"]
                     parser = SceneParser(self.front(), cascade, train.classes, train.palette)
                     folds = [f"front_fold{fold}" for fold in range(len(self.folds))]
-                    times = self.times("front", *folds, "grn", last)
+                    times = self.times("front", *folds, *self.of_cascade)
                     save(parser, self.path_of("parser"), self.about | times)
             self.accelerator.wait_for_everyone()
 
     def cascade(self) -> Cascade:
         """GRN and the LRN that ends the recipe's parser."""
-        return Cascade(self.grn(), self.lrn() if self.recipe.last == "lrn" else self.bilateral())
+        return Cascade(*[getattr(self, stage)() for stage in self.of_cascade])
+
+    @property
+    def of_cascade(self) -> tuple[str, str]:
+        """The stages that the recipe's parser ends with."""
+        last = self.recipe.last
+        return "light" if last == "bilateral_light" else "grn", last
 
     def times(self, *stages: str) -> dict[str, str]:
         """How long the stages took that were trained here."""
@@ -164,7 +186,7 @@ class Training:
         """Twelve hexadecimal digits that change with every setting and image that this stage's weights follow from."""
         recipe = changed(replace(self.recipe, without_drive=None))  # that is of other trainings
         recipe.pop("last", None)  # changes no stage's weights
-        settings = {stage: recipe.pop(stage, None) for stage in ("front", "grn", "lrn", "bilateral", "context")}
+        settings = {stage: recipe.pop(stage, None) for stage in SETTINGS}
         stage = name if name in settings else name.partition("_")[0]  # front_fold0 is trained as the front is
         if stage == "front":
             for later in OF_REFINERS:
@@ -235,6 +257,12 @@ class Training:
         build = partial(self.new_grn, PAPER_ITERATIONS)
         return cast(GRN, self.trained("grn_iterated", build, self.recipe.grn, self.after_front))
 
+    def light(self) -> GRN:
+        def build() -> GRN:
+            return GRN.light(self.num_classes)
+
+        return cast(GRN, self.trained("light", build, self.recipe.light, self.after_front))
+
     def lrn(self) -> LRN:
         return cast(LRN, self.trained("lrn", self.new_lrn, self.recipe.lrn, self.after_grn))
 
@@ -247,6 +275,10 @@ class Training:
     def bilateral_alone(self) -> BilateralLRN:
         build, settings = self.new_bilateral, self.recipe.bilateral
         return cast(BilateralLRN, self.trained("bilateral_alone", build, settings, self.after_front))
+
+    def bilateral_light(self) -> BilateralLRN:
+        build, settings = self.new_bilateral, self.recipe.bilateral
+        return cast(BilateralLRN, self.trained("bilateral_light", build, settings, self.after_light))
 
     def context(self) -> MultiScaleContext:
         def build() -> MultiScaleContext:
@@ -293,7 +325,7 @@ class Training:
         if self.confidences is not None:
             return ConfidenceViews(Confidences(self.datasets[split], self.confidences / split))
         recipe = self.recipe
-        views = self.stored_views(split, recipe.grn, recipe.lrn, recipe.bilateral, recipe.context)
+        views = self.stored_views(split, *[getattr(recipe, stage) for stage in SETTINGS if stage != "front"])
         fronts = self.fronts(split)
         folder = self.output / "confidences" / "front" / split
         source = ", ".join(identity(front) for front, _ in fronts)
@@ -308,6 +340,10 @@ class Training:
     def after_grn(self, split: Split) -> ConfidenceViews:
         """What the cascade's LRN sees: the confidences of front and GRN."""
         return self.after(self.grn(), self.label("grn"), split, self.recipe.lrn, self.recipe.bilateral)
+
+    def after_light(self, split: Split) -> ConfidenceViews:
+        """The same of the light GRN."""
+        return self.after(self.light(), self.label("light"), split, self.recipe.bilateral)
 
     def after_lrn(self, split: Split) -> ConfidenceViews:
         """What a GRN sees that comes last: the confidences of front and LRN."""

@@ -35,8 +35,8 @@ def fit(
         labels: A folder of label maps with the images' names: PNGs of class indices, 255 where nobody annotated.
         predictions: A folder of what the model predicted: files as `rectiseg refine` reads them.
         output: The refiner's file; `rectiseg refine --refiner` takes it.
-        kind: Which refiner; GRN, for which the extra [lite] has to be installed, takes several times longer.
-        steps: How long an LRN trains; GRN trains for half as many.
+        kind: Which refiner; both, a GRN and an LRN after it, takes three times longer.
+        steps: How long each trains.
         seed: Decides weights, order and crops.
         classes: A classes.json with the classes' names and colours, in the order of the labels.
         values: What the predictions hold; by default it is told from the numbers.

@@ -27,7 +27,17 @@ JsonFile = Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior
 OptionalDataset = Annotated[DatasetChoice | None, arg(help_behavior_hint="")]
 OptionalEncoder = Annotated[EncoderChoice | None, arg(help_behavior_hint="")]
 StageChoice = Literal[
-    "front", "grn", "lrn", "lrn_alone", "bilateral", "bilateral_alone", "context", "grn_last", "grn_iterated"
+    "front",
+    "grn",
+    "light",
+    "lrn",
+    "lrn_alone",
+    "bilateral",
+    "bilateral_alone",
+    "bilateral_light",
+    "context",
+    "grn_last",
+    "grn_iterated",
 ]
 RecipeName = Literal["camvid_lite", "camvid_best", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 

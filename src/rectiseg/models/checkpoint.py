@@ -28,6 +28,7 @@ from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.hub import MODEL, downloaded, is_on_the_hub
+from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.models.zoo.espnet import ESPNet
@@ -35,7 +36,8 @@ from rectiseg.models.zoo.espnetv2 import ESPNetv2
 
 REFINERS = (Cascade, Parallel, GRN, LRN, BilateralLRN, MultiScaleContext, FullyConnectedCRF)
 PARSERS = (SceneParser, Front, ESPNet, ESPNetv2, MultiScale, Ensemble)
-KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, *REFINERS, ResNet, EfficientNetLite)}
+ENCODERS = (ResNet, EfficientNetLite, LightEncoder)
+KINDS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (*PARSERS, *REFINERS, *ENCODERS)}
 FORMAT = 1
 Network = TypeVar("Network", GRN, Front)
 SHIPPED = Path(__file__).parents[1] / "weights" / "camvid_lite.safetensors"

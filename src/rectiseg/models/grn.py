@@ -7,6 +7,7 @@ from torch import nn
 
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.front import Front
+from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.ops.upsample import CoarseLogits
 from rectiseg.types import Image, Logits
 
@@ -49,6 +50,13 @@ class GRN(nn.Module):
         widen(encoder.first_convolution, num_classes)
         self.network = Front(encoder, num_classes, head_dilation, aligned, learnable_deconvolution)
         nn.init.zeros_(self.network.head.weight)
+
+    @classmethod
+    def light(cls, num_classes: int, iterations: int = 1) -> "GRN":
+        """The preset for a CPU: a quarter of EfficientNet-Lite0's work an iteration, and no pretrained weights."""
+        grn = cls(LightEncoder(), num_classes, iterations, head_dilation=1)
+        nn.init.normal_(grn.encoder.first_convolution.weight[:, 3:], std=0.1)  # as those for the colours are
+        return grn
 
     @property
     def encoder(self) -> Encoder:
