@@ -32,6 +32,7 @@ from rectiseg.models.checkpoint import save
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
+from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
 from rectiseg.recipes import RECIPES, Recipe
@@ -298,6 +299,9 @@ def test_the_figures_of_how_it_works_are_computed():
     ours = BilateralLRN()
     *dilations, last = map(str, ours.dilations)
     assert f"takes Eq. 5 {['five', 'six'][len(dilations) - 4]} times" in page
+    light = LightEncoder()
+    cells = 2 * sum(light.dilations) + 1
+    assert f"A cell sees {cells}x{cells} others, {light.output_stride * cells} pixels a side" in page
     assert f"that lie {', '.join(dilations)} and {last} pixels apart: together they reach {ours.reach} pixels" in page
 
 
