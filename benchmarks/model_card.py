@@ -141,7 +141,7 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
     lines = [
         "# Model card: camvid_lite",
         "",
-        "The parser that ships with the package: an EfficientNet-Lite0 front of output stride 8, GRN and a "
+        "The parser that ships with the package: an EfficientNet-Lite0 front of output stride 8, a light GRN and a "
         "BilateralLRN, for the eleven classes of CamVid's streets; and a narrow LRN of the paper's that follows the "
         "front directly.",
         "",
@@ -150,12 +150,10 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "",
         "## Training",
         "",
-        f"`rectiseg train {training['recipe']} --data CamVid --seed {training['seed']} --grn-weights FIRST` on "
-        f"CamVid's 367 training images, on {training['machine']}. FIRST is src/rectiseg/weights/"
-        "camvid_lite.safetensors of commit b345b88, whose GRN (four epochs after an earlier, weaker front) goes on "
-        "learning after this one. Minutes by stage: "
+        f"`rectiseg train {training['recipe']} --data CamVid --seed {training['seed']}`, with `--stages lrn_alone` for "
+        f"that LRN, on CamVid's 367 training images, on {training['machine']}. Minutes by stage: "
         + ", ".join(f"{name.removesuffix('_seconds')} {value / 60:.0f}" for name, value in seconds.items())
-        + ". The encoders' first weights are ImageNet's.",
+        + ". The front's first weights are ImageNet's.",
         "",
         f"## CamVid val, {front.classes_counted} classes, whole images of 480x360, one scale",
         "",
@@ -178,7 +176,7 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "Per cent. The weights are those after the last step. Chosen after measurements on these images, which are "
         "therefore a little kind to us: the front's length, its class balance and its jitter; that refiners learn "
         "without class balance and with the Lovász-Softmax loss, from what the front says of the images it learned "
-        "from; where GRN starts, that it does one iteration, and that its auxiliary loss fades; the dilations of the "
+        "from, with displaced boundaries; that GRN is light and does one iteration; the dilations of the "
         "BilateralLRN and its learned look of the image, after ESPNet. The LRN of the second row follows the front "
         "directly. ESPNet is Mehta et al.'s (ECCV 2018) with its published CamVid weights. "
         "Boundary F: by class and image, averaged over images, then over classes. Wrong regions are 4-connected "
@@ -197,11 +195,11 @@ def card(rows: Mapping[str, Scores], classes: Sequence[str], training: Mapping[s
         "## Where refinement helps, and where it hurts",
         "",
         f"Refinement raises the mean IoU of {better} of {len(found)} images. The six that gain the most and the three "
-        f"that lose the most, no two within {APART} images of the video:",
+        f"that gain the least or lose, no two within {APART} images of the video:",
         "",
         "![Six label maps before and after refinement, and which pixels it mended](model_card_helped.png)",
         "",
-        "![Three label maps that refinement made worse](model_card_hurt.png)",
+        "![Three label maps that refinement mended least or made worse](model_card_hurt.png)",
         "",
         "The labels of the front, those after the refiners, with their mean IoU over the image's classes, and their "
         "difference: green was mended, red was broken, blue went from one mistake to another, black is not annotated.",

@@ -12,7 +12,7 @@ from rectiseg.inference import stages
 from rectiseg.metrics import ConfusionMatrix
 from rectiseg.models.checkpoint import SHIPPED, SHIPPED_REFINER, load_parser, read_training
 from rectiseg.models.combine import SceneParser
-from rectiseg.models.efficientnet_lite import EfficientNetLite
+from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.refinement import default_refiner
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ def test_it_parses_a_photograph_of_any_size(parser: SceneParser):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (17, 5)])
 def test_every_stage_answers_the_smallest_images(height: int, width: int, parser: SceneParser):
-    assert isinstance(parser.refiner.refiners[0].encoder, EfficientNetLite)  # pyright: ignore
+    assert isinstance(parser.refiner.refiners[0].encoder, LightEncoder)  # pyright: ignore
     with torch.inference_mode():
         said = dict(stages(parser, random(1, 3, height, width)))
     assert list(said) == ["front", "+GRN", "+BilateralLRN"]

@@ -21,8 +21,8 @@ Pixels = Bool[Tensor, "height width"]
 Places = Int64[Tensor, "places"]
 """Which rows are these pixels', where every pixel has one, line by line, those of a border around the image too."""
 
-AT_A_TIME = 1024
-"""Pixels whose windows are gathered together: few enough to stay in a processor's cache."""
+AT_A_TIME, MEANS_AT_A_TIME = 1024, 8192
+"""Pixels whose windows are gathered together, and whose means are taken: few enough for a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def propagated(
     rows = as_rows(logits if lrn.propagates == "logits" else logits.softmax(dim=0), radius)
     window = offsets(lrn.neighborhood, width).to(rows.device)
     likeliest = []
-    for places, some in zip(places_of(pixels, radius).split(AT_A_TIME), scores.split(AT_A_TIME), strict=True):
+    parts = (places_of(pixels, radius).split(MEANS_AT_A_TIME), scores.split(MEANS_AT_A_TIME))
+    for places, some in zip(*parts, strict=True):
         if lrn.border == "masked":
             some = some.masked_fill(~inside[places[:, None] + window], -torch.inf)
         weights = some.softmax(dim=1)
