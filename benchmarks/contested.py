@@ -19,6 +19,7 @@ from rectiseg.models.checkpoint import SHIPPED, load_parser, load_refiner
 from rectiseg.models.contested import contested, label_map, multiply_adds
 from rectiseg.models.lrn import LRN
 from rectiseg.models.zoo.espnet import load_espnet
+from rectiseg.ops.likeliest import likeliest
 from rectiseg.types import Image, Logits, Parser
 
 AT_LEAST_FEWER = {"CamVid's val": 3, "Cityscapes": 4}
@@ -48,7 +49,7 @@ class Counted:
         self.multiply_adds += multiply_adds(lrn, wanted, logits.shape[1])
 
     def run(self, lrn: LRN, image: Image, logits: Logits) -> None:
-        dense = self.timed("dense", lambda: lrn(image, logits).argmax(dim=1))
+        dense = self.timed("dense", lambda: likeliest(lrn(image, logits)))
         labels = self.timed("label_map", lambda: label_map(lrn, image, logits))
         self.differing += int((dense != labels).sum())
 
@@ -91,7 +92,7 @@ def main(
         )
         if count.seconds["dense"]:
             faster = count.seconds["dense"] / count.seconds["label_map"]
-            print(f"{name}: {faster:.1f} times less time {verdict(faster >= AT_LEAST_FASTER)} of {AT_LEAST_FASTER}.")
+            print(f"{name}: {faster:.2f} times less time {verdict(faster >= AT_LEAST_FASTER)} of {AT_LEAST_FASTER}.")
     if not counts:
         print("Not measured: name --camvid, or --cityscapes and --espnet.")
     print()
@@ -110,7 +111,7 @@ def counted(lrn: nn.Module, parser: Parser, datasets: list[Dataset], every: int,
     seconds, faster, differing = "", "", ""
     if run:
         dense, sparse = count.seconds["dense"] / count.images, count.seconds["label_map"] / count.images
-        seconds, faster = f"{dense:.2f}, {sparse:.2f}", f"{dense / sparse:.1f}"
+        seconds, faster = f"{dense:.2f}, {sparse:.2f}", f"{dense / sparse:.2f}"
         differing = f"{count.differing} of {count.pixels}"
     dense, work = count.dense_multiply_adds / count.images / 1e9, count.multiply_adds / count.images / 1e9
     print(

@@ -30,13 +30,12 @@ LINEAR = 1.1
 Operator = Callable[[Tensor, Tensor], Tensor]
 
 
-def main(repetitions: int = 7, shrink: int = 1, compiled: bool = True) -> None:
+def main(repetitions: int = 7, shrink: int = 1) -> None:
     """Measure and print.
 
     Args:
         repetitions: Calls whose median is taken.
         shrink: Divides the sides of all images, for a try.
-        compiled: torch.compile, too, which compiles once for each size.
     """
     generator = torch.Generator().manual_seed(0)
     print(f"## How time grows\n\nLog-log slopes: 1 is linear, 2 quadratic. On {machine()}, median of {repetitions}.\n")
@@ -45,8 +44,6 @@ def main(repetitions: int = 7, shrink: int = 1, compiled: bool = True) -> None:
         "loop over the shifts": propagate_scores_reference,
         "unfold": lambda logits, scores: propagate_by_unfold(logits, scores.softmax(dim=1), logits.shape[2]),
     }
-    if compiled:
-        operators["loop over the shifts, torch.compile"] = torch.compile(propagate_scores_reference, dynamic=False)
     print(f"Around K = {K}, {SIDE // shrink}x{SIDE // shrink} and m = {M}.\n")
     print("| | with pixels | with K | with m | milliseconds in the middle |\n|---|--:|--:|--:|--:|")
     for name, operator in operators.items():

@@ -314,8 +314,8 @@ def test_the_gains_of_how_it_works_are_those_of_the_model_card():
     rows = re.findall(r"^\| front (\+[^|]+) \| [\d.]+ \| \+([\d.]+) \|", PAGES["model_card.md"], re.MULTILINE)
     gains = dict(rows)
     sentence = (
-        "the light GRN alone gains {+GRN} points of mean IoU, the paper's LRN alone {+LRN}, and GRN with a BilateralLRN after it "
-        "{+GRN +BilateralLRN}"
+        "the light GRN alone gains {+GRN} points of mean IoU, the paper's LRN alone {+LRN}, and GRN with a "
+        "BilateralLRN after it {+GRN +BilateralLRN}"
     )
     for name, gain in gains.items():
         sentence = sentence.replace("{" + name + "}", gain)

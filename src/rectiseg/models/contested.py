@@ -78,10 +78,11 @@ def label_map_of_one(
     if not wanted.any():
         return labels
     layers = list(convolutions(lrn))
-    rows = as_rows(lrn.evidence(image[None], logits[None])[0], margin=1)
-    for pixels, layer in zip(nested(wanted, len(layers)), layers, strict=True):
-        rows = convolved(rows, pixels, layer)
-    scores = rows[places_of(wanted, margin=1)]
+    seen, *evaluated = nested(wanted, 1 + len(layers))
+    rows = gathered(lrn.evidence(image[None], logits[None])[0], seen)
+    for pixels, layer in zip(evaluated, layers, strict=True):
+        rows, seen = convolved(rows, seen, pixels, layer), pixels
+    scores = rows[1:]
     if scores.isnan().any():
         raise ValueError("LRN's coefficients are not numbers (NaN); check its weights")
     labels[wanted] = propagated(lrn, logits, wanted, scores)
@@ -89,7 +90,7 @@ def label_map_of_one(
 
 
 def nested(wanted: Pixels, layers: int) -> list[Pixels]:
-    """The pixels at which each layer is evaluated: those that the next one looks at."""
+    """The pixels at which the last layer is evaluated, before them those that it looks at, and so on."""
     result = [wanted]
     for _ in range(layers - 1):
         result.append(grown(grown(result[-1], 0, 1, 1), 1, 1, 1))
@@ -117,25 +118,27 @@ def bias_of(convolution: nn.Conv2d) -> Float[Tensor, "outputs"]:
     return convolution.bias
 
 
+def gathered(maps: Float[Tensor, "channels height width"], pixels: Pixels) -> Float[Tensor, "rows channels"]:
+    """Zeros, which lie beyond the image, and a row for each of these pixels, line by line."""
+    values = maps.flatten(1).index_select(1, pixels.flatten().nonzero()[:, 0]).t()
+    return torch.cat([values.new_zeros(1, len(maps)), values])
+
+
 def convolved(
-    rows: Float[Tensor, "padded inputs"], pixels: Pixels, layer: Convolution
-) -> Float[Tensor, "padded outputs"]:
-    """The layer at these pixels, and zeros beyond the image; elsewhere, where nobody looks, anything."""
+    rows: Float[Tensor, "rows inputs"], seen: Pixels, pixels: Pixels, layer: Convolution
+) -> Float[Tensor, "results outputs"]:
+    """The layer's rows for these pixels, from those for the pixels that it looks at."""
     window = offsets(3, pixels.shape[1] + 2).to(rows.device)
-    result = bordered(rows.new_empty(len(rows), len(layer.bias)), pixels.shape[1] + 2)
-    for some in places_of(pixels, 1).split(AT_A_TIME):
-        seen = rows.index_select(0, (some[:, None] + window).flatten()).view(len(some), -1)
-        values = torch.addmm(layer.bias, seen, layer.weight)
-        result.index_copy_(0, some, values.relu_() if layer.rectified else values)
+    row_of = torch.zeros((pixels.shape[0] + 2) * (pixels.shape[1] + 2), dtype=torch.int64, device=rows.device)
+    row_of[places_of(seen, 1)] = torch.arange(1, len(rows), device=rows.device)
+    places = places_of(pixels, 1)
+    result = rows.new_zeros(1 + len(places), len(layer.bias))
+    for some, values in zip(places.split(AT_A_TIME), result[1:].split(AT_A_TIME), strict=True):
+        around = row_of.index_select(0, (some[:, None] + window).flatten())
+        torch.addmm(layer.bias, rows.index_select(0, around).view(len(some), -1), layer.weight, out=values)
+        if layer.rectified:
+            values.relu_()
     return result
-
-
-def bordered(rows: Float[Tensor, "padded channels"], width: int) -> Float[Tensor, "padded channels"]:
-    """With zeros in the border, where a line of pixels has so many rows."""
-    lines = rows.unflatten(0, (-1, width))
-    lines[[0, -1]] = 0
-    lines[:, [0, -1]] = 0
-    return rows
 
 
 def propagated(

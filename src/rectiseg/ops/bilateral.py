@@ -21,10 +21,10 @@ def propagate_alike(
     neighbourhood, raise ValueError.
     """
     check(logits, scores.to(logits.dtype))
-    if (len(logits), len(weights), *logits.shape[2:]) != tuple(features.shape):
+    if (logits.shape[0], weights.shape[0], *logits.shape[2:]) != tuple(features.shape):  # len() would fix the batch
         raise ValueError(
-            f"features of {list(features.shape)} for logits of {list(logits.shape)} and {len(weights)} weights: batch, "
-            "height and width have to be equal, and every feature needs a weight"
+            f"features of {list(features.shape)} for logits of {list(logits.shape)} and {weights.shape[0]} weights: "
+            "batch, height and width have to be equal, and every feature needs a weight"
         )
     if in_one_pass(logits, scores, features):
         return bilateral_cpu.propagate_alike(logits, scores, features, weights, dilation)
