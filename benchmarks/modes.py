@@ -55,10 +55,9 @@ def main(
     """
     print(f"## Ways to run the networks, on {device}\n")
     print(f"{width}x{height}, 11 classes, the shipped model, on {machine()}. They take turns; median of {repetitions}")
-    print(
-        f"calls, or of as many as fit in {PATIENCE:.0f} s. Ratios are to the first line of each network: on a CPU that"
-    )
-    print("has batch norms folded into their convolutions, and images in channels_last; layer by layer is without.\n")
+    print(f"calls, or of as many as fit in {PATIENCE:.0f} s. Ratios are to the first line of each network: on a CPU")
+    print("encoders and LRN have batch norms folded into convolutions and images in channels_last there, BilateralLRN")
+    print("its means in one pass over memory; layer by layer is without.\n")
     print("| network | mode | milliseconds | ratio | seconds to prepare | labels that differ |")
     print("|---|---|--:|--:|--:|--:|")
     found = networks(device, (height, width))

@@ -75,3 +75,13 @@ def test_a_second_derivative_is_refused() -> None:
     (gradient,) = torch.autograd.grad(result.square().sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_input_stays_as_it_is_where_its_sides_are_multiples_of_the_dilation(last: bool) -> None:
+    input, weight = random_logits(1, 3, 8, 12), random_logits(3, 1, 5, 5, seed=2)
+    given = input.contiguous(memory_format=torch.channels_last) if last else input.clone()
+    with torch.no_grad():
+        result = depthwise_conv2d(given, weight, 4)
+    assert torch.equal(given, input)
+    assert_close("value", result, torchs_own(input, weight, 4))

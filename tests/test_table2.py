@@ -245,6 +245,13 @@ def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monke
     assert "6 images in 6 blocks." in lines
     assert {"| context | 0 |", "| without a, front | 0 |"} <= set(lines)
     assert lines[-1] == "0.0 hours of training in all."
+    told = as_json(found)
+    assert {name: list(rows) for name, rows in told.items()} == dict.fromkeys(("val", "drives"), TITLES)
+    (line,) = (line for line in lines[: lines.index(headings[1])] if line.startswith("| +LRN | 1 |"))
+    figure = told["val"]["LRN"]["mean IoU"]
+    low, high = figure["interval"]
+    said = f"{100 * figure['seeds'][0]:.2f} | {100 * figure['gain']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+    assert line.startswith(f"| +LRN | 1 | {said} |")
 
 
 def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -274,10 +281,3 @@ def test_a_grn_read_after_one_iteration_shares_its_weights_and_changes_nothing_o
     assert grn.iterations == 3
     assert once(image, logits).equal(grn.supervised(image, logits)[1])
     assert all(one is other for one, other in zip(once.parameters(), grn.parameters(), strict=True))
-    told = as_json(found)
-    assert {name: list(rows) for name, rows in told.items()} == dict.fromkeys(("val", "drives"), TITLES)
-    (line,) = (line for line in lines[: lines.index(headings[1])] if line.startswith("| +LRN | 1 |"))
-    figure = told["val"]["LRN"]["mean IoU"]
-    low, high = figure["interval"]
-    said = f"{100 * figure['seeds'][0]:.2f} | {100 * figure['gain']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-    assert line.startswith(f"| +LRN | 1 | {said} |")

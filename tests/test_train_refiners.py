@@ -40,6 +40,12 @@ def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
     save(other, made.grn_weights)
     with pytest.raises(ValueError, match="trained with other settings"):
         made.run(("grn",))
+    with pytest.raises(ValueError, match="none of the stages context trains a GRN from it"):
+        made.run(("context",))
+    save(GRN.light(made.num_classes), tmp_path / "light.safetensors")
+    made.grn_weights = tmp_path / "light.safetensors"
+    with pytest.raises(ValueError, match=r"light\.safetensors: no GRN is in here, or a light one"):
+        made.run(("grn",))
     made.grn_weights = tmp_path / "start" / "lrn.safetensors"
     with pytest.raises(ValueError, match="no GRN is in here"):
         made.started_grn()

@@ -220,7 +220,8 @@ def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks
             values = [scale * value for value in figure.values]
             cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
             cells.append("" if figure.gain is None else gained(figure.gain, scale))
-        cells.append(f"{mean(one.milliseconds for one in rows[title]):.0f}")
+        milliseconds = known(mean(one.milliseconds for one in rows[title]))
+        cells.append("" if milliseconds is None else f"{milliseconds:.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

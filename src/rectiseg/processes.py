@@ -21,8 +21,11 @@ def meet_again(restarts: int, backend: str) -> None:
     """Join the processes that torchrun started anew, with --max-restarts, after one had died.
 
     The store by which they find each other is that of those before them (torch 2.13), whose addresses are still in it:
-    without names of their own, they would wait for the dead.
+    without names of their own, they would wait for the dead. Nodes do not know how often others were started anew:
+    where there are several, ValueError.
     """
+    if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+        raise ValueError("torchrun --max-restarts works on one node only; start the same command again on each of them")
     store, rank, world_size = next(rendezvous("env://"))
     own = distributed.PrefixStore(f"restart {restarts}", store)  # pyright: ignore[reportPrivateImportUsage]
     distributed.init_process_group(backend, store=own, rank=rank, world_size=world_size)

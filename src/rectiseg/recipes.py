@@ -147,6 +147,7 @@ def camvid_best() -> Recipe:
         lrn=replace(refiner, phases=((24, 1e-3),), scales=(1.0,), jitter=0.0, head_rate=1.0, weight_decay=1e-4),
         light=like_bilateral(replace(refiner, scales=(1.0,)), epochs=24),
         bilateral=like_bilateral(refiner, epochs=24),
+        last="bilateral",
         iterations=3,
         full_backpropagation=True,
         lrn_widths=TABLE_1,

@@ -33,6 +33,7 @@ from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.front import Front
 from rectiseg.models.grn import GRN
+from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.processes import accelerator
@@ -130,6 +131,13 @@ class Training:
         """The named stages, or those of the recipe, and what they stand on; the whole parser with its last one."""
         last = self.recipe.last
         stages = stages or STAGES[last]
+        if self.grn_weights is not None and not any(
+            of.startswith("grn") for stage in stages for of in (stage, *STANDS_ON.get(stage, ()))
+        ):
+            raise ValueError(
+                f"{self.grn_weights}: none of the stages {', '.join(stages)} trains a GRN from it; name --stages grn, "
+                "or leave --grn-weights out"
+            )
         for stage in stages:
             if stage != "front" or self.confidences is None:
                 getattr(self, stage)()
@@ -307,9 +315,12 @@ class Training:
         """The GRN of the given weights: saved alone, or in a parser."""
         assert self.grn_weights is not None
         for module in load(self.grn_weights).modules():
-            if isinstance(module, GRN):
+            if isinstance(module, GRN) and not isinstance(module.encoder, LightEncoder):
                 return module
-        raise ValueError(f"{self.grn_weights}: no GRN is in here; name the file of one, or of a parser with one")
+        raise ValueError(
+            f"{self.grn_weights}: no GRN is in here, or a light one, which starts from nothing; name the file of one "
+            "on a pretrained encoder, or of a parser with one"
+        )
 
     def new_lrn(self) -> LRN:
         return LRN(self.num_classes, self.recipe.neighborhood, self.recipe.lrn_widths)

@@ -35,7 +35,7 @@ def fit(
         labels: A folder of label maps with the images' names: PNGs of class indices, 255 where nobody annotated.
         predictions: A folder of what the model predicted: files as `rectiseg refine` reads them.
         output: The refiner's file; `rectiseg refine --refiner` takes it.
-        kind: Which refiner; both, a GRN and an LRN after it, takes three times longer.
+        kind: Which refiner; both, a GRN and an LRN after it, takes about five times as long.
         steps: How long each trains.
         seed: Decides weights, order and crops.
         classes: A classes.json with the classes' names and colours, in the order of the labels.

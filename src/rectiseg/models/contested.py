@@ -150,7 +150,7 @@ def propagated(
     inside = as_rows(torch.ones_like(logits[:1]), radius)[:, 0] > 0
     rows = as_rows(logits if lrn.propagates == "logits" else logits.softmax(dim=0), radius)
     window = offsets(lrn.neighborhood, width).to(rows.device)
-    likeliest = []
+    labels = []
     parts = (places_of(pixels, radius).split(MEANS_AT_A_TIME), scores.split(MEANS_AT_A_TIME))
     for places, some in zip(*parts, strict=True):
         if lrn.border == "masked":
@@ -159,8 +159,8 @@ def propagated(
         mean = rows.new_zeros(len(places), len(logits))
         for neighbor, weight in zip(window, weights.unbind(dim=1), strict=True):
             mean.addcmul_(weight[:, None], rows.index_select(0, places + neighbor))
-        likeliest.append(mean.argmax(dim=1))
-    return torch.cat(likeliest)
+        labels.append(mean.argmax(dim=1))
+    return torch.cat(labels)
 
 
 def as_rows(maps: Float[Tensor, "channels height width"], margin: int) -> Float[Tensor, "padded channels"]:

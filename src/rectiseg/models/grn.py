@@ -55,7 +55,7 @@ class GRN(nn.Module):
     def light(cls, num_classes: int, iterations: int = 1) -> "GRN":
         """The preset for a CPU: a quarter of EfficientNet-Lite0's work an iteration, and no pretrained weights."""
         grn = cls(LightEncoder(), num_classes, iterations, head_dilation=1)
-        nn.init.normal_(grn.encoder.first_convolution.weight[:, 3:], std=0.1)  # as those for the colours are
+        nn.init.normal_(grn.encoder.first_convolution.weight[:, 3:], std=0.1)  # about as those for the colours
         return grn
 
     @property

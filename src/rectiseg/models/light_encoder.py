@@ -13,7 +13,8 @@ class LightEncoder(nn.Module):
     """Cells of 4x4 pixels, then MobileNetV2's blocks, one for each dilation: a cell sees 93x93 of them by default.
 
     It is made for confidences: what they say already need not be found out from the image again. Input: normalised
-    image (batch, in_channels, height, width), sides divisible by 4; output: (batch, width, height / 4, width / 4).
+    image (batch, in_channels, height, width), sides divisible by 4; output: (batch, out_channels, height / 4,
+    width / 4).
     """
 
     MEAN, STD = EfficientNetLite.MEAN, EfficientNetLite.STD

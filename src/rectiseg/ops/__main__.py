@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from rectiseg.ops.bilateral import propagate_alike
 from rectiseg.ops.depthwise import depthwise_conv2d
 from rectiseg.ops.lattice import Lattice
 from rectiseg.ops.propagate import propagate_scores
@@ -15,4 +16,6 @@ for side in (3, 7):  # the neighbourhoods of the shipped LRNs
     scores = torch.zeros(1, side**2, 7, 7, requires_grad=True)
     propagate_scores(image, scores).sum().backward()
 similarities(image, 3)
+with torch.no_grad():
+    propagate_alike(image, torch.zeros(1, 9, 7, 7), image, torch.ones(1))
 Lattice(np.zeros((7, 2), np.float32)).filtered(np.zeros((7, 1), np.float32))

@@ -20,7 +20,8 @@ def propagate_alike(
     where nothing is learned, all of it is one pass over memory. Sizes that differ, and scores of no m x m
     neighbourhood, raise ValueError.
     """
-    check(logits, scores.to(logits.dtype))
+    scores = scores.to(logits.dtype)
+    check(logits, scores)
     if (logits.shape[0], weights.shape[0], *logits.shape[2:]) != tuple(features.shape):  # len() would fix the batch
         raise ValueError(
             f"features of {list(features.shape)} for logits of {list(logits.shape)} and {weights.shape[0]} weights: "

@@ -5,14 +5,17 @@ from torch import Tensor, nn
 
 from rectiseg.ops.kernels import exporting
 
+EXACT = (torch.float32, torch.float64)
+"""Precisions in which weights lose nothing by being multiplied with the norm's."""
+
 
 def normalized(features: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(convolution(features))``: where nothing is learned by one convolution, and the same but for rounding.
+    """``norm(convolution(features))``: on a CPU where nothing is learned by one convolution, the same but for rounding.
 
-    A batch norm by itself reads and writes all features once more.
+    A batch norm by itself reads and writes all features once more. Neither module is called then, nor its hooks.
     """
     assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-    if norm.training or torch.is_grad_enabled() or exporting():
+    if norm.training or not (features.dtype in EXACT and merely_answers(features)):
         return norm(convolution(features))
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -27,6 +30,9 @@ def laid_out(image: Tensor) -> Tensor:
 
     What follows keeps the layout. Training is no faster in it.
     """
-    if torch.is_grad_enabled() or exporting() or image.device.type != "cpu":
-        return image
-    return image.contiguous(memory_format=torch.channels_last)
+    return image.contiguous(memory_format=torch.channels_last) if merely_answers(image) else image
+
+
+def merely_answers(features: Tensor) -> bool:
+    """On a CPU, without gradients and not for elsewhere."""
+    return features.device.type == "cpu" and not torch.is_grad_enabled() and not exporting()

@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def likeliest(maps: Tensor, dim: int = 1) -> Int64[Tensor, "..."]:
-    """`maps.argmax(dim)`, the first of equals, whose CPU kernel takes 4 to 9 times longer (torch 2.13)."""
+    """`maps.argmax(dim)`, the first of equals, whose own CPU kernel takes several times longer (torch 2.13)."""
     return maps.max(dim=dim).indices
