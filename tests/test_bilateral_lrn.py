@@ -39,6 +39,14 @@ def test_another_order_of_the_classes_gives_the_same_result_in_that_order(classe
     torch.testing.assert_close(lrn(image, logits[:, order]), lrn(image, logits)[:, order])
 
 
+def test_the_means_by_its_scores_are_its_answer():
+    """Which takes them in one pass, without the scores."""
+    lrn, image, logits = lively(), random(2, 3, 13, 7), random_logits(2, 4, 13, 7)
+    with torch.no_grad():
+        averaged = lrn.averaged(logits, lrn.scores(image, logits))  # whose distances are rounded otherwise
+        torch.testing.assert_close(averaged, lrn(image, logits), rtol=1e-4, atol=1e-4)
+
+
 def test_classes_without_probability_change_nothing():
     image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
     more = torch.cat([logits, torch.full((1, 3, 13, 7), -60.0)], dim=1)
