@@ -78,7 +78,7 @@ docs: setup
 results: setup
 	@test -n '$(DATA)' -a -n '$(ESPNET)' || { echo '$(NO_DATA)' >&2; exit 1; }
 	$(BIN)/python benchmarks/model_card.py --data '$(DATA)' --espnet '$(ESPNET)' -o docs
-	mkdir -p runs/camvid_lite
+	mkdir -p runs
 	git show $(FIRST_GRN) > runs/first.safetensors
 	$(BIN)/rectiseg table2 camvid_lite --data '$(DATA)' --seeds 0 1 2 --grn-seeds 0 1 --grn-weights runs/first.safetensors \
 		--measured benchmarks/table2/camvid_lite --no-train > runs/table2.md

@@ -41,22 +41,10 @@ from rectiseg.progress import Reporter
 from rectiseg.recipes import Recipe
 from rectiseg.settings import Settings, changed
 from rectiseg.stage import confusion, train_stage
+from rectiseg.stage_names import StageName
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
 
-StageName = Literal[
-    "front",
-    "grn",
-    "light",
-    "lrn",
-    "lrn_alone",
-    "bilateral",
-    "bilateral_alone",
-    "bilateral_light",
-    "context",
-    "grn_last",
-    "grn_iterated",
-]
 STAGES: dict[str, tuple[StageName, ...]] = {
     "lrn": ("front", "lrn_alone", "grn", "lrn"),
     "bilateral": ("front", "bilateral_alone", "grn", "bilateral"),

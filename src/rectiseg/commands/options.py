@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from rectiseg.stage_names import StageName
+
 if TYPE_CHECKING:
     from rectiseg.jobs import Failure, Job
     from rectiseg.models.combine import SceneParser
@@ -26,19 +28,7 @@ OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")
 JsonFile = Annotated[Path | None, arg(name="json", metavar="PATH", help_behavior_hint="")]
 OptionalDataset = Annotated[DatasetChoice | None, arg(help_behavior_hint="")]
 OptionalEncoder = Annotated[EncoderChoice | None, arg(help_behavior_hint="")]
-StageChoice = Literal[
-    "front",
-    "grn",
-    "light",
-    "lrn",
-    "lrn_alone",
-    "bilateral",
-    "bilateral_alone",
-    "bilateral_light",
-    "context",
-    "grn_last",
-    "grn_iterated",
-]
+StageChoice = StageName
 RecipeName = Literal["camvid_lite", "camvid_best", "camvid_paper", "scenes_tiny", "ade20k_paper", "cityscapes_paper"]
 
 

@@ -31,6 +31,7 @@ CENTER_BIAS = 1.0
 COLOR, APPEARANCE = 200.0, 0.1
 """What a squared distance takes from a neighbour's score before training: two colours 0.07 apart lose 1."""
 
+ByDilation = tuple[Coefficients, Features, Float[Tensor, "features"], int]
 Evidence = Float[Tensor, "batch channels rows columns"]
 Comparison = Float[Tensor, "batch directions height width"]
 
@@ -95,16 +96,19 @@ class BilateralLRN(nn.Module):
 
     def scores(self, image: Image, logits: Logits) -> Iterator[Coefficients]:
         """Eq. 4 before its softmax, for one dilation after the other; neighbours outside the image have -inf."""
-        features, weights = self.features_of(image)
-        for dilation, scores, own in zip(self.dilations, self.learned_scores(image, logits), weights, strict=True):
-            yield alike(scores, features, own, dilation).to(logits.dtype)
+        for scores, features, weights, dilation in self.comparisons(image, logits):
+            yield alike(scores, features, weights, dilation).to(logits.dtype)
 
-    def features_of(self, image: Image) -> tuple[Features, Sequence[Float[Tensor, "features"]]]:
-        """By what pixels are alike: colours, and learned features of what is around them. Their weights by dilation."""
+    def comparisons(self, image: Image, logits: Logits) -> Iterator[ByDilation]:
+        """Of every dilation, what the convolutions say, and by what pixels are alike, with its weights.
+
+        That is colours, and learned features of what is around them.
+        """
         features = torch.cat([image, self.appearance(image)], dim=1)
         color, appearance = self.log_multiples.exp()
-        weights = torch.cat([color.expand(image.shape[1], -1), appearance.expand(self.features, -1)])
-        return features, weights.unbind(dim=1)
+        weights = torch.cat([color.expand(image.shape[1], -1), appearance.expand(self.features, -1)]).unbind(dim=1)
+        for dilation, scores, own in zip(self.dilations, self.learned_scores(image, logits), weights, strict=True):
+            yield scores, features, own, dilation
 
     def learned_scores(self, image: Image, logits: Logits) -> Sequence[Coefficients]:
         """What the convolutions say of every dilation's neighbours."""
@@ -164,10 +168,10 @@ class BilateralLRN(nn.Module):
 
     def supervised(self, image: Image, logits: Logits) -> list[Logits]:
         """Every map that the loss looks at; the last one is the answer."""
-        features, weights = self.features_of(image)
-        for dilation, scores, own in zip(self.dilations, self.learned_scores(image, logits), weights, strict=True):
-            logits = propagate_alike(logits, scores, features, own, dilation)
-        return [logits]
+        refined = logits
+        for comparison in self.comparisons(image, logits):
+            refined = propagate_alike(refined, *comparison)
+        return [refined]
 
     def forward(self, image: Image, logits: Logits) -> Logits:
         return self.supervised(image, logits)[-1]

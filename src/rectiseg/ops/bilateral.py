@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rectiseg.ops import bilateral_cpu
-from rectiseg.ops.kernels import exporting
+from rectiseg.ops.kernels import merely_answers
 from rectiseg.ops.propagate import check, mask_border, neighborhood_of, propagate_scores
 from rectiseg.ops.similarity import Features, squared_distances
 from rectiseg.types import Coefficients, Logits
@@ -43,5 +43,4 @@ def alike(
 
 
 def in_one_pass(*maps: Tensor) -> bool:
-    learns = torch.is_grad_enabled() or exporting() or torch.compiler.is_compiling()
-    return not learns and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in maps)
+    return not torch.compiler.is_compiling() and all(merely_answers(m) and m.dtype == torch.float32 for m in maps)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rectiseg.ops.kernels import exporting
+from rectiseg.ops.kernels import merely_answers
 
 EXACT = (torch.float32, torch.float64)
 """Precisions in which weights lose nothing by being multiplied with the norm's."""
@@ -31,8 +31,3 @@ def laid_out(image: Tensor) -> Tensor:
     What follows keeps the layout. Training is no faster in it.
     """
     return image.contiguous(memory_format=torch.channels_last) if merely_answers(image) else image
-
-
-def merely_answers(features: Tensor) -> bool:
-    """On a CPU, without gradients and not for elsewhere."""
-    return features.device.type == "cpu" and not torch.is_grad_enabled() and not exporting()

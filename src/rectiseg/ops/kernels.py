@@ -32,6 +32,11 @@ def exporting() -> bool:
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
+def merely_answers(tensor: torch.Tensor) -> bool:
+    """Whether what is made of a tensor is an answer of a CPU, from which nothing is learned and nothing recorded."""
+    return tensor.device.type == "cpu" and not torch.is_grad_enabled() and not exporting()
+
+
 def in_parallel(kernel: Callable[[int, int], None], count: int) -> None:
     """Call ``kernel(first, last)`` on ranges that cover 0..count once."""
     threads = max(1, min(torch.get_num_threads(), count))
