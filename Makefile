@@ -47,10 +47,10 @@ check: setup
 	$(BIN)/pyright
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m soak
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
 
 demo: setup
 	$(BIN)/rectiseg predict examples/street.jpg -o demo --panel --overlay

@@ -36,7 +36,6 @@ from rectiseg.refinement import numbered
 from test_docs import that_run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
-pytestmark = pytest.mark.xdist_group("batch")  # one cluster
 
 Command = Callable[..., tuple[int, str]]
 NAMES = ("0.png", "1.png", "may/2.jpg", "may/broken.png", "may/june/4.png")
@@ -177,7 +176,7 @@ class Mortal(nn.Module):
 
 
 def task_of(load_parser: partial[nn.Module]) -> Task:
-    return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1)
+    return Task(load_parser, "5e55", numbered, Wanted(), batch_size=1, num_classes=3)
 
 
 def parsing_with(load_parser: partial[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from networks import TinyEncoder
 from rectiseg.batch.items import Item, claim, plan
 from rectiseg.batch.manifest import Record, counted, read, remaining
 from rectiseg.batch.pool import cluster
@@ -16,9 +17,11 @@ from rectiseg.batch.worker import Task, Worker, predict_together
 from rectiseg.commands.batch import batch
 from rectiseg.data.images import read_label_map, write_label_map
 from rectiseg.inference import Wanted, predict
+from rectiseg.jobs import Job
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.prediction import predict_files
 from rectiseg.refinement import FileRefiner, RefineJob, numbered, plan_refinement
 
 CLASSES = ("red", "green", "blue")
@@ -40,9 +43,9 @@ class Brightest(nn.Module):
         return 5 * image
 
 
-def working(parser: nn.Module, batch_size: int = 1, wanted: Wanted | None = None, num_classes: int = 0) -> Worker:
+def working(parser: nn.Module, batch_size: int = 1, wanted: Wanted | None = None) -> Worker:
     known = (CLASSES, PALETTE)
-    worker = Worker(Task(lambda: parser, "5e55", lambda _: known, wanted or Wanted(), batch_size, num_classes))
+    worker = Worker(Task(lambda: parser, "5e55", lambda _: known, wanted or Wanted(), batch_size, len(CLASSES)))
     worker.load()
     return worker
 
@@ -134,7 +137,7 @@ def test_two_predictions_of_an_image_and_none_of_any_are_refused(photos: Path, p
 def test_what_is_remote_is_refined_too_and_named_by_its_place(photos: Path, predictions: Path, tmp_path: Path):
     np.save(predictions / "1_probabilities.npy", np.zeros((3, 2, 9), np.float32))
     items = plan(address(photos), address(tmp_path / "out"), address(predictions))
-    worker = Worker(Task(lambda: FileRefiner(Cascade()), "5e55", numbered, Wanted(), batch_size=1))
+    worker = Worker(Task(lambda: FileRefiner(Cascade()), "5e55", numbered, Wanted(), batch_size=1, num_classes=0))
     worker.load()
     misshapen, *good = worker.do(items)
     assert str(misshapen.error).startswith(f"{items[0].image}: {items[0].prediction}: maps of 9x2")
@@ -233,6 +236,25 @@ def test_what_does_not_fit_in_memory_together_is_parsed_one_by_one(tmp_path: Pat
     assert parser.seen == [(1, 3, 5, 7)] * 2
 
 
+def test_what_predict_parses_in_tiles_is_parsed_so_and_what_needs_it_whole_is_refused(tmp_path: Path, monkeypatch):
+    (small,) = sizes(tmp_path / "small", (50, 40))
+    (large,) = sizes(tmp_path / "large", (90, 70))
+    monkeypatch.setattr("rectiseg.prediction.WHOLE_PIXELS", 90 * 70 - 1)
+    monkeypatch.setattr("rectiseg.prediction.SIZE", 64)
+    torch.manual_seed(0)
+    front, seen = Front(TinyEncoder(), 3), []
+    parser = SceneParser(front, Cascade()).eval()
+    front.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+    assert [record.size for record in working(parser, batch_size=2).do([small, large])] == [(50, 40), (90, 70)]
+    assert seen[0] == (40, 50)
+    assert len(seen) == 1 + 4
+    said = Path(large.labels).read_bytes()
+    assert predict_files(parser, [Job(Path(large.image), tmp_path / "predicted.png")], CLASSES, PALETTE) == []
+    assert (tmp_path / "predicted.png").read_bytes() == said
+    (record,) = working(parser, wanted=Wanted(overlay=True)).do([large])
+    assert "is parsed in tiles, which give a label map alone" in str(record.error)
+
+
 def test_the_manifest_ends_up_with_a_line_for_every_result(tmp_path: Path):
     lines = tmp_path / "manifest.jsonl"
     items = [Item(f"/{name}.jpg", f"/{name}.png") for name in "abcd"]
@@ -261,7 +283,7 @@ def test_images_are_measured_against_their_true_labels(photos: Path, tmp_path: P
     write_label_map(tmp_path / "truth" / "may" / "2.png", true[:3])
     write_label_map(tmp_path / "truth" / "may" / "3.png", true + 9 * (true == 1))
     items = plan(str(photos), str(tmp_path / "out"), truth=str(tmp_path / "truth"))
-    worker = working(Brightest(), num_classes=3)
+    worker = working(Brightest())
     good, *bad = worker.do(items)
     assert good.counts == [[0, 0, 20], [1, 2, 1], [2, 2, 20]]
     assert str(bad[0].error).endswith("truth/may/2.png: 7x3, for an image of 7x6")

@@ -1,5 +1,6 @@
 """The README's commands do what it says: all of them but the two make targets, which run the tests themselves."""
 
+import csv
 import os
 import re
 import shutil
@@ -44,6 +45,15 @@ def test_its_commands_run_one_after_another(folder: Path):
     assert (folder / "labels" / "street.png").exists()
     assert (folder / "labels" / "street_panel.png").exists()
     assert (folder / "runs" / "scenes_tiny" / "parser.safetensors").exists()
+    accuracy = {stage: last_accuracy(folder, stage) for stage in ("front", "grn", "lrn", "lrn_alone")}
+    for stage, before in (("grn", "front"), ("lrn", "grn"), ("lrn_alone", "front")):  # none falls behind its input
+        assert accuracy[stage] > accuracy[before] - 0.002, accuracy
+    assert accuracy["lrn"] > accuracy["front"], accuracy
+
+
+def last_accuracy(folder: Path, stage: str) -> float:
+    with (folder / "runs" / "scenes_tiny" / stage / "curves.csv").open(newline="") as file:
+        return float([row["pixel_accuracy"] for row in csv.DictReader(file)][-1])
 
 
 def test_its_program_runs(folder: Path):

@@ -260,6 +260,7 @@ def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pyt
 
     recipe = smallest(tmp_path).recipe
     monkeypatch.setattr(train, "open_dataset", split_of)
+    monkeypatch.setattr(train, "pretrained_encoder", lambda *_: TinyEncoder())
     monkeypatch.setitem(RECIPES, "scenes_tiny", lambda: recipe)
     options = ["scenes_tiny", "-o", str(tmp_path), "--seeds", "0", "1", "--no-drives", "--no-crf", "--no-iterated"]
     pages = []

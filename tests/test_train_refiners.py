@@ -15,10 +15,9 @@ from rectiseg.models.combine import Cascade
 from rectiseg.models.grn import GRN
 from rectiseg.models.light_encoder import LightEncoder
 from tiny_stage import Doubtful
-from tiny_training import needs_weights, smallest
+from tiny_training import smallest
 
 
-@needs_weights
 def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
     start = smallest(tmp_path / "start")
     start.run()
@@ -51,7 +50,6 @@ def test_a_grn_goes_on_from_given_weights_alone_or_in_a_parser(tmp_path: Path):
         made.started_grn()
 
 
-@needs_weights
 def test_a_further_stage_asks_for_nothing_of_a_grn_that_went_on_from_others_weights(tmp_path: Path):
     made = smallest(tmp_path / "whole")
     made.run()
@@ -62,7 +60,6 @@ def test_a_further_stage_asks_for_nothing_of_a_grn_that_went_on_from_others_weig
     assert (tmp_path / "on" / "context.safetensors").exists()
 
 
-@needs_weights
 def test_a_recipe_ends_its_parser_with_the_lrn_that_it_names(tmp_path: Path):
     made = smallest(tmp_path)
     made.recipe = replace(made.recipe, last="bilateral")
@@ -83,7 +80,6 @@ def test_a_recipe_ends_its_parser_with_the_lrn_that_it_names(tmp_path: Path):
     smallest(tmp_path).run(("lrn",))  # what it stands on is valid for recipes that end otherwise
 
 
-@needs_weights
 def test_refiners_learn_after_any_parser_whose_confidences_are_stored(tmp_path: Path):
     made = smallest(tmp_path / "refiners")
     for split, views in (("train", [View(), View(flip=True)]), ("val", [View()])):
@@ -109,7 +105,6 @@ def test_refiners_learn_after_any_parser_whose_confidences_are_stored(tmp_path: 
         made.run(("lrn_alone",))
 
 
-@needs_weights
 def test_fronts_of_two_folds_cannot_take_each_others_place(tmp_path: Path):
     made = smallest(tmp_path)
     made.recipe = replace(made.recipe, folds=2)

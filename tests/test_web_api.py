@@ -15,8 +15,6 @@ from rectiseg.data.images import read_label_map
 from rectiseg.web.session import SHIPPED_PARSER, SHIPPED_REFINER, Session
 from test_web import HEIGHT, WIDTH, Gate, tiny_session, write_street
 
-pytestmark = pytest.mark.xdist_group("web")  # one server
-
 if TYPE_CHECKING:
     from gradio_client import Client
     from httpx import Client as HttpClient

@@ -18,8 +18,6 @@ from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.prediction import predict_files
 from rectiseg.web.session import Session
 
-pytestmark = pytest.mark.xdist_group("browser")  # one page
-
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 

@@ -1,7 +1,9 @@
 """Parse image files, those that are larger than memory in tiles."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -54,6 +56,11 @@ def predict_files(
     return process(AnySize(whole, parser, palette, tile, reporter), jobs, reporter.advance)
 
 
+def too_large(image: Path, tile: int | None = None) -> bool:
+    """To be parsed whole."""
+    return is_larger(image, tile, WHOLE_PIXELS)
+
+
 class Parsing:
     """Answers jobs with the whole image."""
 
@@ -69,15 +76,19 @@ class Parsing:
 
 
 class AnySize:
-    """The same work, but that too large images are read, answered and written in tiles, and only their label maps."""
+    """The same work, but that too large images are read, answered and written in tiles, and only their label maps.
+
+    Tiles are computed under ``computing``, a lock where others compute with the same parser.
+    """
 
     def __init__(
         self,
-        whole: Written[OneImage],
+        whole: Written[Any],
         parser: Parser,
         palette: UInt8[np.ndarray, "classes 3"],
         tile: int | None,
         reporter: Reporter,
+        computing: AbstractContextManager[Any] | None = None,
     ):
         self.whole = whole
         self.parser = parser
@@ -85,9 +96,11 @@ class AnySize:
         self.tile = tile
         self.size = tile or SIZE
         self.reporter = reporter
+        self.computing = nullcontext() if computing is None else computing
 
-    def read(self, job: Job) -> OneImage | PartlyRead:
-        if not is_larger(job.image, self.tile, WHOLE_PIXELS):
+    def read(self, job: Job) -> Any:
+        """A PartlyRead of what is too large, else what the whole image's work reads."""
+        if not too_large(job.image, self.tile):
             return self.whole.read(job)
         wanted = self.whole.wanted
         if wanted.overlay or wanted.panel or wanted.probabilities:
@@ -98,12 +111,13 @@ class AnySize:
             )
         return open_partly(job.image)
 
-    def answer(self, job: Job, seen: OneImage | PartlyRead) -> Prediction | None:
+    def answer(self, job: Job, seen: Any) -> Prediction | None:
         """None for what is written already."""
-        if isinstance(seen, Tensor):
+        if not isinstance(seen, PartlyRead):
             return self.whole.answer(job, seen)
         try:
-            self.write_in_tiles(job, cast(PartlyRead, seen))
+            with self.computing:
+                self.write_in_tiles(job, seen)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise

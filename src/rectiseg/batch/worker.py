@@ -20,7 +20,6 @@ from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
 from rectiseg.data.images import read_image, read_label_map
 from rectiseg.inference import (
-    Answers,
     Naming,
     Prediction,
     Wanted,
@@ -31,8 +30,10 @@ from rectiseg.inference import (
     title_of,
     unrolled,
 )
-from rectiseg.jobs import Failure, Job, out_of_memory, process
+from rectiseg.jobs import Failure, Job, Work, out_of_memory, process
 from rectiseg.metrics import confusion
+from rectiseg.prediction import AnySize, too_large
+from rectiseg.progress import Reporter
 from rectiseg.refinement import FileRefiner, RefineJob
 
 OneImage = Float[Tensor, "3 height width"]
@@ -40,14 +41,17 @@ OneImage = Float[Tensor, "3 height width"]
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker has to know. ``load`` gives a parser, or what refines, of that title and fingerprint."""
+    """What every worker has to know. ``load`` gives a parser, or what refines, of that title and fingerprint.
+
+    A refiner's ``num_classes`` is 0 where it refines maps of any number.
+    """
 
     load: Callable[[], nn.Module | FileRefiner]
     source: str
     naming: Naming
     wanted: Wanted
     batch_size: int
-    num_classes: int = 0  # where images are measured
+    num_classes: int
 
     @property
     def model(self) -> str:
@@ -73,12 +77,22 @@ class Worker:
         with TemporaryDirectory() as folder:
             jobs = [staged(item, Path(folder, str(number))) for number, item in enumerate(items)]
             model = self.model
-            answers = model if isinstance(model, FileRefiner) else Together(model, jobs, self.task, self.computing)
-            return [self.record(item, job, answers) for item, job in zip(items, jobs, strict=True)]
+            work = self.refining(model) if isinstance(model, FileRefiner) else self.parsing(model, jobs)
+            return [self.record(item, job, work) for item, job in zip(items, jobs, strict=True)]
 
-    def record(self, item: Item, job: Job | Failure, answers: Answers[Any]) -> Record:
+    def refining(self, refiner: FileRefiner) -> Work[Any, Any]:
+        return Written(refiner, self.task.naming, self.task.wanted)
+
+    def parsing(self, parser: nn.Module, jobs: Sequence[Job | Failure]) -> Work[Any, Any]:
+        """As `rectiseg predict` does, images that are too large in tiles."""
+        task = self.task
+        whole = Written(Together(parser, jobs, task, self.computing), task.naming, task.wanted)
+        _, palette = task.naming(task.num_classes)
+        return AnySize(whole, parser, palette, tile=None, reporter=Reporter(), computing=self.computing)
+
+    def record(self, item: Item, job: Job | Failure, work: Work[Any, Any]) -> Record:
         started = time.perf_counter()
-        for failure in process(Written(answers, self.task.naming, self.task.wanted), [job]):
+        for failure in process(work, [job]):
             return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
         assert isinstance(job, Job)
         with PillowImage.open(job.labels) as labels:
@@ -147,7 +161,8 @@ class Together:
         for job in jobs:
             if isinstance(job, Job):
                 with suppress(ValueError):  # it is raised again when its turn comes
-                    self.images[job] = read_image(job.image)
+                    if not too_large(job.image):
+                        self.images[job] = read_image(job.image)
 
     def read(self, job: Job) -> OneImage | None:
         """None where it was parsed together with an earlier one."""
