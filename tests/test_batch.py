@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from faults import Reports, mounted, remaining
+from faults import Reports, mounted, remaining, scene
 from rectiseg import cli
 from rectiseg.batch.items import Item
 from rectiseg.batch.pool import LOCAL, STARTS, Pool
@@ -34,6 +34,7 @@ from rectiseg.models.front import Front
 from rectiseg.models.lrn import LRN
 from rectiseg.refinement import numbered
 from test_docs import that_run
+from test_load import SECONDS, assert_flat, report, resident
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rectiseg[ray]'")
 
@@ -314,3 +315,23 @@ def test_the_commands_of_its_page_run_but_for_that_of_a_bucket(
         assert status_of(*here) == 0, arguments
     for label_map in ("labels/0.png", "labels/first/left/0.png", "refined/0.png"):
         assert Image.open(label_map).size == (50, 37), label_map
+
+
+@pytest.mark.soak
+def test_batches_hold_no_more_memory_the_more_of_them_run(model: Path, tmp_path: Path):
+    """One after another, each of a hundred images, with two workers."""
+    first = scene(tmp_path / "first.png")
+    (tmp_path / "in").mkdir()
+    for number in range(100):
+        (tmp_path / "in" / f"{number:03}.png").hardlink_to(first)
+    seconds, memory = list[float](), list[int]()
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        output = tmp_path / f"out{len(memory)}"
+        assert status_of("batch", tmp_path / "in", "-o", output, "--model", model, "--workers", "2") == 0
+        lines = (output / "manifest.jsonl").read_text().splitlines()
+        assert len(lines) == 100
+        seconds += [json.loads(line)["seconds"] for line in lines]
+        memory.append(resident("ray::"))
+    report("batch, images", seconds, memory)
+    assert_flat(memory)

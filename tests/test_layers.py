@@ -41,7 +41,7 @@ BELOW = {
     "doctor": ["data", "progress"],
     "refinement": ["inference"],
     "export": ["refinement"],
-    "batch": ["refinement"],
+    "batch": ["prediction", "refinement"],
     "web": ["refinement"],
     "plots": [],
     "report": ["evaluate", "plots"],

@@ -1,9 +1,10 @@
-"""Load for `make soak`: the web page's API and `rectiseg batch`, RECTISEG_SOAK_MINUTES each (20): memory stays flat.
+"""Load for `make soak`: the web page's API, and in test_batch.py `rectiseg batch`, RECTISEG_SOAK_MINUTES each (20).
 
-RECTISEG_SOAK_MINUTES=1 pytest -n 0 -m soak -s tests/test_load.py
+Memory stays flat, and how long the answers took is printed:
+
+RECTISEG_SOAK_MINUTES=1 pytest -n 0 -m soak -rP tests/test_load.py tests/test_batch.py
 """
 
-import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults import scene
-from test_batch import status_of
 from test_web import tiny_session, write_street
 
 pytestmark = pytest.mark.soak
@@ -49,7 +48,7 @@ def report(what: str, seconds: list[float], memory: list[int]) -> None:
     print(f"\n{what}: {len(seconds)} in {SECONDS:.0f} s, {percentiles}, {max(memory) / 1e6:.0f} MB at most")
 
 
-def test_the_web_page_holds_no_more_memory_the_longer_it_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_web_page_holds_no_more_memory_the_longer_it_serves(tmp_path: Path):
     pytest.importorskip("gradio", reason="gradio is not installed")
     import httpx
 
@@ -73,29 +72,5 @@ def test_the_web_page_holds_no_more_memory_the_longer_it_serves(tmp_path: Path, 
         until = time.monotonic() + SECONDS
         for visitor in [visitors.submit(visit, address, until) for _ in range(VISITORS)]:
             visitor.result()
-    with capsys.disabled():
-        report("web page, requests", seconds, memory)
-    assert_flat(memory)
-
-
-@pytest.mark.usefixtures("cluster")
-def test_batches_hold_no_more_memory_the_more_of_them_run(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    """One after another, each of a hundred images, with two workers."""
-    first = scene(tmp_path / "first.png")
-    (tmp_path / "in").mkdir()
-    for number in range(100):
-        (tmp_path / "in" / f"{number:03}.png").hardlink_to(first)
-    seconds, memory = list[float](), list[int]()
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
-        output = tmp_path / f"out{len(memory)}"
-        assert status_of("batch", tmp_path / "in", "-o", output, "--model", model, "--workers", "2") == 0
-        lines = (output / "manifest.jsonl").read_text().splitlines()
-        assert len(lines) == 100
-        seconds += [json.loads(line)["seconds"] for line in lines]
-        memory.append(resident("ray::"))
-    with capsys.disabled():
-        report("batch, images", seconds, memory)
+    report("web page, requests", seconds, memory)
     assert_flat(memory)

@@ -135,6 +135,7 @@ def test_torchrun_starts_a_training_again_that_lost_a_process(two: Path, tmp_pat
     reports("torchrun: failed (exitcode: -9)", "the training goes on by itself and ends as if never stopped", "0")
 
 
+@pytest.mark.soak
 def test_two_nodes_end_as_two_processes_of_one(two: Path, tmp_path: Path):
     """Two torchruns that meet on this machine."""
     meeting = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")

@@ -99,6 +99,9 @@ def test_refiners_learn_after_any_parser_whose_confidences_are_stored(tmp_path: 
         refiner.refiners[0](image, logits)[0], stored.read(0, View()).logits, rtol=1e-2, atol=1e-2
     )
     assert refiner(image, logits).shape == logits.shape
+    made.run(("bilateral_light",))
+    light, last = (load(tmp_path / "refiners" / f"{stage}.safetensors") for stage in ("light", "bilateral_light"))
+    assert last(image, light(image, logits)).shape == logits.shape
     about = tmp_path / "stored" / "train" / "store.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"source": "another parser"}))
     with pytest.raises(ValueError, match="trained with other settings"):

@@ -172,7 +172,7 @@ def scenes_tiny() -> Recipe:
         encoder="lite0",
         front=front,
         grn=replace(front, phases=((1, 2e-4),)),
-        lrn=replace(front, phases=((2, 3e-3),), head_rate=1.0),
+        lrn=replace(front, phases=((4, 3e-3),), head_rate=1.0),
         light=like_bilateral(front, epochs=4),
         bilateral=like_bilateral(front, epochs=4),
         context=replace(front, phases=((4, 1e-3),), head_rate=1.0),
