@@ -251,3 +251,9 @@ def test_values_of_no_size_are_refused(tmp_path: Path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(ValueError, match=r"a\.npy: cannot be read as arrays \(its values have no size\)"):
         read_prediction(tmp_path / "a.npy")
+
+
+def test_a_label_that_no_label_map_holds_is_refused(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.full((2, 3), 2**56))
+    with pytest.raises(ValueError, match=rf"a\.npy: label {2**56} is outside 0\.\.65535"):
+        read_prediction(tmp_path / "a.npy")

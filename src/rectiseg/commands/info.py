@@ -3,6 +3,8 @@
 import re
 from importlib import metadata
 
+from rectiseg.commands.options import choices_on
+
 
 def info() -> int:
     """Say what rectiseg finds here: machine, devices, the kernels that propagation takes, optional libraries.
@@ -15,14 +17,11 @@ def info() -> int:
 
     from rectiseg.machine import machine
     from rectiseg.models.checkpoint import SHIPPED, SHIPPED_REFINER, identity, load
-    from rectiseg.ops.propagate import kernel_for
 
     print(f"rectiseg {metadata.version('rectiseg')}, on {machine()}")
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     for device in devices:
-        kernel = kernel_for(torch.empty(1, 1, 1, 1, device=device))
-        layout = "channels_last" if device == "cpu" else "the images' layout"
-        print(f"device {device}: LRN's sums by the {kernel} kernel; float32, convolutions in {layout}")
+        print(choices_on(device))
     for path in (SHIPPED, SHIPPED_REFINER):
         print(f"model {path.name}: {identity(load(path))}")
     for extra, missing in missing_libraries().items():

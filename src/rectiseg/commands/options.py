@@ -59,6 +59,17 @@ def device_named(name: str) -> str:
     return name
 
 
+def choices_on(device: str) -> str:
+    """What our networks take there, as docs/benchmarks.md measures it."""
+    import torch
+
+    from rectiseg.ops.propagate import kernel_for
+
+    kernel = kernel_for(torch.empty(1, 1, 1, 1, device=device))
+    layout = "channels_last" if device == "cpu" else "the images' layout"
+    return f"device {device}: LRN's sums by the {kernel} kernel; float32, convolutions in {layout}"
+
+
 def write_json(path: Path, content: Any) -> None:
     from rectiseg.data.files import atomic_path
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rectiseg.commands.options import JsonFile, OptionalPath, Output, device_named, ended, fused
+from rectiseg.commands.options import JsonFile, OptionalPath, Output, choices_on, device_named, ended, fused
 
 
 def predict(
@@ -45,6 +45,7 @@ def predict(
     from rectiseg.inference import Wanted, names_and_colors
     from rectiseg.jobs import plan
     from rectiseg.models.checkpoint import load_parser
+    from rectiseg.models.exported import OPENERS
     from rectiseg.prediction import predict_files
     from rectiseg.progress import ProgressReporter
 
@@ -59,6 +60,8 @@ def predict(
     if ids is not None:
         refuse_other_classes(len(classes), ids)
     with ProgressReporter() as reporter:
+        if model is None or model.suffix not in OPENERS:
+            reporter.say(choices_on(device_named(device)))
         reporter.stage("predict", len(jobs))
         failures = predict_files(
             fused(parser, scales, flip),

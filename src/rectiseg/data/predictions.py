@@ -37,6 +37,9 @@ SMALLEST = 1e-6
 KEPT_BY_LABEL = 0.9
 """What a label map's own class gets of a pixel's probability; the rest is shared as its neighbours' labels say."""
 
+MAX_CLASSES = 2**16
+"""A label map's, as far as its labels tell: labels of 16 bits."""
+
 SOFTENED = 5
 """The side of the window in which these neighbours lie."""
 
@@ -153,7 +156,7 @@ def softened(labels: Integer[np.ndarray, "height width"], num_classes: int | Non
     """
     known = labels != IGNORE_INDEX
     present = labels[known]
-    num_classes = num_classes or max(int(present.max(initial=0)) + 1, 2)
+    num_classes = num_classes or min(max(int(present.max(initial=0)) + 1, 2), MAX_CLASSES)
     if present.size and not 0 <= present.min() <= present.max() < num_classes:
         raise ValueError(f"label {present.max()} is outside 0..{num_classes - 1}")
     indices = torch.from_numpy(np.where(known, labels, num_classes).astype(np.int64))
