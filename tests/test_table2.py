@@ -14,7 +14,7 @@ from networks import TinyEncoder, random, random_logits, tiny_grn
 from rectiseg import cli, table2, table2_rows, train
 from rectiseg.held_out import WithoutDrive
 from rectiseg.measured import Measured
-from rectiseg.models.checkpoint import KINDS, fingerprint, identity, load, load_refiner, read_training, save
+from rectiseg.models.checkpoint import fingerprint, identity, load, load_refiner, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.progress import Reporter
 from rectiseg.recipes import RECIPES
@@ -56,7 +56,6 @@ def changed_weights(module: nn.Module) -> nn.Module:
 @pytest.fixture(autouse=True)
 def tiny_encoders(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "pretrained_encoder", lambda *_: TinyEncoder())
-    monkeypatch.setitem(KINDS, "TinyEncoder", TinyEncoder)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +259,6 @@ def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pyt
 
     recipe = smallest(tmp_path).recipe
     monkeypatch.setattr(train, "open_dataset", split_of)
-    monkeypatch.setattr(train, "pretrained_encoder", lambda *_: TinyEncoder())
     monkeypatch.setitem(RECIPES, "scenes_tiny", lambda: recipe)
     options = ["scenes_tiny", "-o", str(tmp_path), "--seeds", "0", "1", "--no-drives", "--no-crf", "--no-iterated"]
     pages = []

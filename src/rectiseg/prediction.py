@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -13,7 +13,7 @@ from rectiseg.data.images import read_image
 from rectiseg.data.large_images import HeldImage, PartlyRead, is_larger, label_rows, open_partly
 from rectiseg.data.submissions import in_official_ids
 from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, predict
-from rectiseg.jobs import ConcernsAll, Failure, Job, out_of_memory, process, writing
+from rectiseg.jobs import ConcernsAll, Failure, Job, Seen, out_of_memory, process, writing
 from rectiseg.models.tiled import SIZE, Span, refuse_no_pixels, surroundings
 from rectiseg.progress import Reporter
 from rectiseg.types import Parser
@@ -57,7 +57,7 @@ def predict_files(
 
 
 def too_large(image: Path, tile: int | None = None) -> bool:
-    """To be parsed whole."""
+    """For parsing it whole."""
     return is_larger(image, tile, WHOLE_PIXELS)
 
 
@@ -75,7 +75,7 @@ class Parsing:
         return predict(self.parser, image, self.confidences)
 
 
-class AnySize:
+class AnySize(Generic[Seen]):
     """The same work, but that too large images are read, answered and written in tiles, and only their label maps.
 
     Tiles are computed under ``computing``, a lock where others compute with the same parser.
@@ -83,7 +83,7 @@ class AnySize:
 
     def __init__(
         self,
-        whole: Written[Any],
+        whole: Written[Seen],
         parser: Parser,
         palette: UInt8[np.ndarray, "classes 3"],
         tile: int | None,
@@ -98,8 +98,7 @@ class AnySize:
         self.reporter = reporter
         self.computing = nullcontext() if computing is None else computing
 
-    def read(self, job: Job) -> Any:
-        """A PartlyRead of what is too large, else what the whole image's work reads."""
+    def read(self, job: Job) -> Seen | PartlyRead:
         if not too_large(job.image, self.tile):
             return self.whole.read(job)
         wanted = self.whole.wanted
@@ -111,7 +110,7 @@ class AnySize:
             )
         return open_partly(job.image)
 
-    def answer(self, job: Job, seen: Any) -> Prediction | None:
+    def answer(self, job: Job, seen: Seen | PartlyRead) -> Prediction | None:
         """None for what is written already."""
         if not isinstance(seen, PartlyRead):
             return self.whole.answer(job, seen)

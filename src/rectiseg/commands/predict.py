@@ -55,13 +55,14 @@ def predict(
             "write overlays and panels in a run of their own"
         )
     jobs = plan(images, output)
-    parser = load_parser(model).to(device_named(device))
+    place = device_named(device)
+    parser = load_parser(model).to(place)
     classes, palette = names_and_colors(parser)
     if ids is not None:
         refuse_other_classes(len(classes), ids)
     with ProgressReporter() as reporter:
         if model is None or model.suffix not in OPENERS:
-            reporter.say(choices_on(device_named(device)))
+            reporter.say(choices_on(place))
         reporter.stage("predict", len(jobs))
         failures = predict_files(
             fused(parser, scales, flip),
