@@ -42,15 +42,16 @@ from rectiseg.recipes import camvid_lite
 from rectiseg.views import ConfidenceViews
 
 SEED = 0
-ABOUT = """No LRN for any parser saw the one that it follows, nor one of its family; those of CamVid saw the same
-training images through other parsers. The fitted one goes on from there with the parser's own answers to them. Of
-Cityscapes and ADE20K it saw neither images nor classes: there the LRN is the one that ships, which learned from all of
-CamVid's parsers. The CRF's setting is the best of three that were tried by hand on CamVid's test images after ESPNet.
-Chosen after measurements on every third of CamVid's val images, after ESPNet: the LRN's dilations and its learned
-appearance; on training images that a front of ours had not seen: how far boundaries are displaced in training. The
-weights are those after the last step. Intervals are of 95 %, from a bootstrap over blocks: twenty consecutive frames of
-CamVid, single images of the others. Milliseconds were partly taken beside other work on the same machine: of each table
-only their ratios say something."""
+ABOUT = """Parsers whose names begin with lite are fronts of ours, one family; ESPNet is another. On CamVid, the LRN for
+any parser learned from the other family alone: it saw the same training images, but neither the parser that it follows
+nor one like it. The fitted one goes on from there with the parser's own answers to them. On Cityscapes and ADE20K, the
+LRN is the one that ships. It learned from all of CamVid's parsers and saw neither these images nor their classes. The
+CRF's setting is the best of three that were tried by hand on CamVid's test images after ESPNet. Chosen after
+measurements on every third of CamVid's val images, after ESPNet: the LRN's dilations and its learned appearance; on
+training images that a front of ours had not seen: how far boundaries are displaced in training. The weights are those
+after the last step. Intervals are of 95 %, from a bootstrap over blocks: twenty consecutive frames of CamVid, single
+images of the others. Milliseconds were partly taken beside other work on the same machine: of each table only their
+ratios say something."""
 
 
 class Unseen(NamedTuple):

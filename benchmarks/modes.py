@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import tyro
@@ -34,6 +34,8 @@ PLAIN = "float32, the default"
 PATIENCE = 10.0
 """A mode that has taken so many seconds is not called again: bf16 is slow where a processor has nothing for it."""
 
+Network = Literal["front", "light GRN", "LRN", "BilateralLRN"]
+
 
 def main(
     device: str = "cpu",
@@ -42,7 +44,7 @@ def main(
     width: int = 480,
     compiled: bool = True,
     onnx: bool = True,
-    only: tuple[Literal["front", "GRN", "LRN", "BilateralLRN"], ...] = ("front", "GRN", "LRN", "BilateralLRN"),
+    only: tuple[Network, ...] = get_args(Network),
 ) -> None:
     """Measure and print.
 
@@ -79,7 +81,7 @@ def networks(device: str, size: tuple[int, int]) -> dict[str, tuple[nn.Module, t
         both = picture, parser.front.to(device)(picture)
     found = {
         "front": (parser.front, (picture,)),
-        "GRN": (grn, both),
+        "light GRN": (grn, both),
         "LRN": (lrn, both),
         "BilateralLRN": (bilateral, both),
     }

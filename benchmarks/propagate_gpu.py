@@ -30,7 +30,7 @@ def main() -> None:
             setting = f"{' x '.join(map(str, size))} | {str(precision).removeprefix('torch.')}"
             rows = measure(size, precision) if found else not_measured()
             print("\n".join(f"| {setting} | {row} |" for row in rows))
-    print(f"\nThe bar is {AT_LEAST_OF_COPY:.0%} of a copy's bandwidth.")
+    print(f"\nThe bar is {AT_LEAST_OF_COPY:.0%} of a copy's bandwidth.\n")
 
 
 def not_measured() -> Iterator[str]:

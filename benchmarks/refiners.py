@@ -84,7 +84,7 @@ def main(image: Path = STREET, repetitions: int = 7) -> None:
         gain = "" if row.gain is None else f"{row.gain:+.2f}"
         print(f"| {name} | {row.parameters / 1000:.0f} k | {work} | {taken} | {gain} |")
     share = 100 * contested(logits[0].argmax(dim=0), 7).float().mean()
-    print(f"\n{share:.1f} % of the pixels are contested: for labels alone an LRN looks there only.\n")
+    print(f"\n{share:.1f} % of this picture's pixels are contested: for labels alone an LRN looks there only.\n")
     for sentence in verdicts(found, milliseconds):
         print(sentence)
     print()

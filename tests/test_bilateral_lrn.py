@@ -103,9 +103,10 @@ def test_its_answer_is_equation_5_once_for_every_dilation():
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (6, 3), (12, 6)])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
-def test_the_coefficients_of_a_pixel_are_what_it_averages(mode: Callable, row: int, column: int):
-    image, logits = random(1, 3, 13, 7), random_logits(1, 4, 13, 7)
-    lrn = lively(3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_coefficients_of_a_pixel_are_what_it_averages(dtype: torch.dtype, mode: Callable, row: int, column: int):
+    image, logits = random(1, 3, 13, 7).to(dtype), random_logits(1, 4, 13, 7).to(dtype)
+    lrn = lively(3).to(dtype)
     with mode():
         weights = lrn.coefficients_of(image, logits, row, column)
     reach = (len(weights) - 1) // 2

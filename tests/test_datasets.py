@@ -12,6 +12,7 @@ from PIL import Image as PillowImage
 
 from rectiseg.data.datasets import CamVid, Folder, Joined, Sample, Subset, drives, left_out
 from rectiseg.data.images import write_label_map
+from rectiseg.data.registry import open_dataset
 from rectiseg.data.scenes import GeneratedScenes
 from rectiseg.types import IGNORE_INDEX
 
@@ -151,6 +152,14 @@ def test_a_file_without_partner_is_refused(folder: Path, lost: str, there: str):
     refusal = refusal_of(Folder, folder)
     assert refusal.startswith(str(folder / "train" / there))
     assert "x2" in refusal
+
+
+def test_a_test_split_is_read_too(made_camvid: Path):
+    for kind in ("", "annot"):
+        (made_camvid / f"val{kind}").rename(made_camvid / f"test{kind}")
+    assert open_dataset("camvid", made_camvid, "test").names == ["c"]
+    one, other = (open_dataset("scenes", None, split)[0].image for split in ("val", "test"))
+    assert not one.equal(other)
 
 
 @pytest.mark.parametrize("missing", ["train", "trainannot"])

@@ -22,7 +22,7 @@ def assert_close(name: str, ours: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("size", [3, 5, 11])
 def test_value_and_gradients_are_torchs(size: int, dilation: int, height: int, width: int) -> None:
     input, weight = random_logits(2, 3, height, width).requires_grad_(), random_logits(3, 1, size, size, seed=2)
     weight.requires_grad_()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,6 +173,13 @@ def test_probabilities_can_be_propagated_in_place_of_logits() -> None:
     torch.testing.assert_close(refined.exp().sum(dim=1), torch.ones(1, 6, 7))
     center = (expected[0, :, 3, 3] * logits.softmax(dim=1)[0, :, 1:6, 1:6].flatten(1)).sum(dim=1)
     torch.testing.assert_close(refined[0, :, 3, 3].exp(), center)
+
+
+@pytest.mark.parametrize(("name", "value"), [("propagates", "logit"), ("border", "mask")])
+def test_what_is_misspelt_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # outside the tests nothing checks types
+    with pytest.raises(ValueError, match=f"{name}='{value}' is none of"):
+        LRN(5, **{name: value})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_probability_of_zero_has_a_finite_logarithm() -> None:

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import get_args
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -218,6 +219,13 @@ def test_a_kernel_of_another_device_is_refused_with_the_reason(kernel: Kernel, n
         ValueError, match=f"'{kernel}' needs tensors on the device {needed}, not on meta; .*'reference'"
     ):
         propagate_scores(logits, scores, kernel=kernel)
+
+
+@pytest.mark.parametrize(("name", "value"), [("kernel", "numba"), ("border", "mask")])
+def test_what_is_misspelt_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # outside the tests nothing checks types
+    with pytest.raises(ValueError, match=f"{name}='{value}' is none of"):
+        propagate_scores(*random_scores(1, 3, 3, 6, 7), **{name: value})  # pyright: ignore[reportArgumentType]
 
 
 def test_mixed_precisions_are_named() -> None:

@@ -13,7 +13,7 @@ from networks import TinyEncoder, encoder
 from rectiseg.losses import lovasz_softmax
 from rectiseg.models.front import Front
 from rectiseg.settings import Settings, make_optimizer
-from rectiseg.stage import StageLoss, synchronized
+from rectiseg.stage import StageLoss, freeze_batch_norm, synchronized
 from rectiseg.types import IGNORE_INDEX
 from tiny_stage import K, OneConvolution, one_convolution, tiny_lrn
 
@@ -85,3 +85,5 @@ def test_batch_norm_sees_the_whole_batch_where_several_gpus_divide_it(processes:
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in made.modules()) == shared
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in made.modules()) != shared
     assert made.state_dict().keys() == names
+    freeze_batch_norm(made.train())
+    assert not any(layer.training for layer in made.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))

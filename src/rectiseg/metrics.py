@@ -160,9 +160,10 @@ def known(value: float) -> float | None:
 
 
 def class_weights(counts: Sequence[int], power: float = 1.0) -> tuple[float, ...]:
-    """Median-frequency balancing (Eigen and Fergus, 2015) from pixel counts; 0 for a class that never occurs.
+    """Median-frequency balancing from pixel counts; 0 for a class that never occurs.
 
-    A power below 1 balances less, and 0 not at all.
+    A class's frequency is of all images, where Eigen and Fergus (ICCV 2015) count those only in which it occurs. A
+    power below 1 balances less, and 0 not at all.
     """
     frequency = np.asarray(counts, dtype=np.float64)
     median = float(np.median(frequency[frequency > 0]))

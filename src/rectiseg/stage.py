@@ -276,7 +276,7 @@ def freeze_batch_norm(stage: nn.Module) -> None:
     """Use and keep a pretrained encoder's running statistics; scale and shift still train, and LRN has no encoder."""
     encoder = getattr(stage, "encoder", None)
     for layer in encoder.modules() if isinstance(encoder, nn.Module) else ():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
             layer.eval()
 
 

@@ -3,10 +3,10 @@
 Everything lands in one folder. What is there is not done again, so the same command goes on where it was stopped:
 ``front``, ``grn``, ``lrn`` and ``lrn_alone`` (an LRN that follows the front directly) as .safetensors, the stored
 confidences of front and GRN, and ``parser.safetensors``, the whole cascade. Recipes that end it with a BilateralLRN
-train ``bilateral`` and ``bilateral_alone`` in the places of LRN's, or ``light``, a light GRN, and ``bilateral_light``
-after it. On request also what Table 2 compares them with:
-``context`` (MS-Dilation), ``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is trained for
-the paper's three iterations where the recipe has fewer. After another parser, whose confidences were stored before,
+train ``bilateral`` in place of the LRNs, or ``light``, a light GRN, and ``bilateral_light`` after it. On request also
+what Table 2 compares them with: ``bilateral_alone``, which follows the front directly, ``context`` (MS-Dilation),
+``grn_last``, a GRN that follows ``lrn_alone``, and ``grn_iterated``, one that is trained for the paper's three
+iterations where the recipe has fewer. After another parser, whose confidences were stored before,
 there is no front to train; ``refiner.safetensors`` is then GRN and the LRN after it.
 """
 
@@ -47,8 +47,8 @@ from rectiseg.views import ConfidenceViews, ImageViews
 
 STAGES: dict[str, tuple[StageName, ...]] = {
     "lrn": ("front", "lrn_alone", "grn", "lrn"),
-    "bilateral": ("front", "bilateral_alone", "grn", "bilateral"),
-    "bilateral_light": ("front", "bilateral_alone", "light", "bilateral_light"),
+    "bilateral": ("front", "grn", "bilateral"),
+    "bilateral_light": ("front", "light", "bilateral_light"),
 }
 """What is trained for a parser that ends so."""
 PAPER_ITERATIONS = 3

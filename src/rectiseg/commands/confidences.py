@@ -10,7 +10,7 @@ def confidences(
     model: OptionalPath = None,
     dataset: DatasetChoice = "camvid",
     data: OptionalPath = None,
-    split: Literal["train", "val"] = "train",
+    split: Literal["train", "val", "test"] = "train",
     scales: tuple[float, ...] = (1.0,),
     flip: bool = True,
     device: str = "cpu",

@@ -13,7 +13,7 @@ def evaluate(
     /,
     dataset: DatasetChoice = "camvid",
     data: OptionalPath = None,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     refiner: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = (),
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,

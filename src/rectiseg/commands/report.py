@@ -14,7 +14,7 @@ def report(
     output: Output,
     dataset: DatasetChoice = "camvid",
     data: OptionalPath = None,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     images: OptionalPath = None,
     labels: OptionalPath = None,
     predictions: OptionalPath = None,

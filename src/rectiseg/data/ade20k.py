@@ -9,7 +9,7 @@ from rectiseg.types import IGNORE_INDEX
 from rectiseg.visualize import default_palette
 
 NUM_CLASSES = 150
-FOLDERS: dict[Split, str] = {"train": "training", "val": "validation"}
+FOLDERS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 
 
 class ADE20K(PairedFiles):

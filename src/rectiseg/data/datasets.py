@@ -13,7 +13,7 @@ from torch import Tensor
 from rectiseg.data.images import IMAGE_SUFFIXES, read_image, read_label_map
 from rectiseg.types import IGNORE_INDEX
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 
 
 class Sample(NamedTuple):

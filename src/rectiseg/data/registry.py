@@ -14,7 +14,8 @@ DatasetName = Literal["camvid", "folder", "scenes", "cityscapes", "ade20k"]
 def open_dataset(name: DatasetName, root: Path | None, split: Split) -> Dataset:
     """A data set by its name; generated scenes need no folder."""
     if name == "scenes":
-        return GeneratedScenes(64, seed=0) if split == "train" else GeneratedScenes(16, seed=1)
+        count, seed = {"train": (64, 0), "val": (16, 1), "test": (16, 2)}[split]
+        return GeneratedScenes(count, seed)
     if root is None:
         raise ValueError(f"the data set {name} lies in a folder: name it with --data")
     readers = {"camvid": CamVid, "folder": Folder, "cityscapes": Cityscapes, "ade20k": ADE20K}

@@ -42,7 +42,7 @@ class BilateralLRN(nn.Module):
     Eq. 4's coefficients are shared by all classes; only the first convolution of the paper's network knows them. Here
     it sees the image and, of the probabilities p, their largest three, how sure they are (the sum of p^2), the product
     p(x) p(y) with neighbours y, and what y gives to the two likeliest classes of x. Another order of the classes gives
-    the same coefficients, but for pixels whose second and third class tie. With ``num_classes`` it is for these alone,
+    the same coefficients, but for pixels where two of the likeliest classes tie. With ``num_classes`` it is for these alone,
     and sees the map of each of them, too.
 
     The convolutions see image and confidences halved. Eq. 5 is taken once for every dilation, each on the last one's
@@ -134,7 +134,7 @@ class BilateralLRN(nn.Module):
         """
         scores = list(self.scores(image[:1], logits[:1]))
         with torch.inference_mode(False), torch.enable_grad():
-            taken = torch.zeros(1, 1, *logits.shape[-2:], device=logits.device, requires_grad=True)
+            taken = logits.new_zeros(1, 1, *logits.shape[-2:], requires_grad=True)
             answer = self.averaged(taken, [of_one.detach().clone() for of_one in scores])[0, 0, row, column]
             (coefficients,) = torch.autograd.grad(answer, taken)
         around = F.pad(coefficients[0, 0], (self.reach,) * 4)

@@ -17,8 +17,8 @@ class Front(nn.Module):
     """Encoder, 3x3 classifier with dilation 3, deconvolution. GRN is the same network with more input bands.
 
     Any height and width works: the image is continued to the next multiple of the output stride and the result cut.
-    ``aligned=False`` is the literal deconvolution (kernel 16, stride 8, padding 4), which shifts the confidence maps
-    against the image by 3.5 pixels; ``learnable_deconvolution`` trains its bilinear kernels.
+    ``aligned=False`` is the literal deconvolution (at stride 8 kernel 16, padding 4), which shifts the confidence maps
+    against the image, by 3.5 pixels at stride 8; ``learnable_deconvolution`` trains its bilinear kernels.
     """
 
     loss_weights = (1.0,)

@@ -9,12 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiseg.ops.convolution import laid_out, normalized
-from rectiseg.ops.propagate import Border, coefficients_of, propagate_scores
+from rectiseg.ops.propagate import Border, coefficients_of, propagate_scores, refuse_unknown
 from rectiseg.types import Coefficients, Image, Logits
 
 TABLE_1 = (256, 256, 256, 512, 512, 512)
 NARROW = (24, 24, 24, 48, 48, 48)
 """Widths for a CPU: 87 thousand parameters at 11 classes instead of 7.4 million."""
+
+Propagates = Literal["logits", "probabilities"]
 
 Evidence = Float[Tensor, "batch channels height width"]
 
@@ -25,7 +27,8 @@ class LRN(nn.Module):
     ``center_bias`` is Eq. 6's bias of the centre, by default ln(9 (m^2 - 1)): an untrained LRN then keeps 0.90 of the
     centre. The paper's 1.0 keeps 0.05 at m = 7. ``propagates`` chooses what is averaged: logits (the paper's "output
     of the last layer before SoftMax") or probabilities, whose logarithm is returned. Neighbours outside the image get
-    no weight, or with ``border="zeros"`` count as zeros. A side m that is even or not positive raises ValueError.
+    no weight, or with ``border="zeros"`` count as zeros. A side m that is even or not positive, or another name, raises
+    ValueError.
     """
 
     loss_weights = (1.0,)
@@ -38,16 +41,18 @@ class LRN(nn.Module):
         neighborhood: int = 7,
         widths: tuple[int, ...] = TABLE_1,
         center_bias: float | None = None,
-        propagates: Literal["logits", "probabilities"] = "logits",
+        propagates: Propagates = "logits",
         border: Border = "masked",
     ):
         super().__init__()
         refuse_without_center(neighborhood)
+        refuse_unknown("propagates", propagates, Propagates)
+        refuse_unknown("border", border, Border)
         self.num_classes = num_classes
         self.neighborhood = neighborhood
         self.widths = tuple(widths)
         self.center_bias = center_bias
-        self.propagates = propagates
+        self.propagates: Propagates = propagates
         self.border: Border = border
         channels = (self.evidence_channels, *widths)
         self.body = layers(*channels)
@@ -107,7 +112,8 @@ class LRN(nn.Module):
         scores = self.scores(image, logits)
         if self.propagates == "logits":
             return [propagate_scores(logits, scores, self.border)]  # Eq. 5
-        probabilities = propagate_scores(logits.softmax(dim=1), scores, self.border)
+        probabilities = logits.softmax(dim=1)  # mixed precision computes it in more bits than logits have
+        probabilities = propagate_scores(probabilities, scores.to(probabilities.dtype), self.border)
         return [probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()]
 
     def forward(self, image: Image, logits: Logits) -> Logits:

@@ -36,7 +36,7 @@ def trains_on_cpu(*tensors: Tensor) -> bool:
 
 def _convolve(input: Tensor, weight: Tensor, dilation: int, bias: Tensor | None = None) -> Tensor:
     reach = dilation * (weight.shape[-1] // 2)
-    if reach > CPU_REACH and input.device.type == "cpu" and not exporting():
+    if dilation > 1 and reach > CPU_REACH and input.device.type == "cpu" and not exporting():
         return _convolve_phases(input, weight, dilation, bias)
     return F.conv2d(input, weight, bias, 1, reach, dilation, groups=weight.shape[0])
 

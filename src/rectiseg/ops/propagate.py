@@ -6,7 +6,7 @@ GPU, plain torch elsewhere and while a graph is exported. `propagate` has none f
 
 import math
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -45,9 +45,10 @@ def propagate_scores(
 
     Neighbours lie ``dilation`` pixels apart. Those outside the image get no weight, or with ``border="zeros"`` count as
     zeros. Without a kernel's name, `kernel_for` chooses it. Sizes or types that differ, scores of no m x m
-    neighbourhood, and a kernel that cannot work on these tensors raise ValueError.
+    neighbourhood, an unknown border, and a kernel that cannot work on these tensors raise ValueError.
     """
     check(logits, scores)
+    refuse_unknown("border", border, Border)
     if kernel is None:
         kernel = kernel_for(logits)
     elif reason := refusal(kernel, logits):
@@ -72,6 +73,8 @@ def refusal(kernel: Kernel, logits: Tensor) -> str | None:
     """Why the kernel cannot work on tensors like these; the reference can always."""
     if kernel == "reference":
         return None
+    if kernel not in DEVICES:
+        return f"is none of {', '.join(get_args(Kernel))}"
     if exporting():
         return "cannot be recorded in a graph for elsewhere"
     if logits.device.type != DEVICES[kernel]:
@@ -122,6 +125,12 @@ def neighborhood_of(coefficients: Coefficients) -> int:
     if side * side != coefficients.shape[1] or side % 2 == 0:
         raise ValueError(f"{coefficients.shape[1]} coefficients a pixel are not an m x m neighbourhood with an odd m")
     return side
+
+
+def refuse_unknown(name: str, value: str, known: Any) -> None:
+    """Raise ValueError for a value that the Literal does not have."""
+    if value not in get_args(known):
+        raise ValueError(f"{name}={value!r} is none of {', '.join(get_args(known))}")
 
 
 def check(logits: Tensor, coefficients: Tensor) -> None:
@@ -202,21 +211,24 @@ def _(logits: Tensor, scores: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
     from rectiseg.ops import propagate_triton
 
     statistics = empty_statistics(logits)
-    return propagate_triton.forward(logits, scores, statistics, masked), statistics
+    with torch.cuda.device(logits.device):  # Triton launches on the current one
+        return propagate_triton.forward(logits, scores, statistics, masked), statistics
 
 
 @_scores_logits_gradient.register_kernel("cuda")
 def _(gradient: Tensor, scores: Tensor, statistics: Tensor) -> Tensor:
     from rectiseg.ops import propagate_triton
 
-    return propagate_triton.logits_gradient(gradient, scores, statistics)
+    with torch.cuda.device(gradient.device):  # Triton launches on the current one
+        return propagate_triton.logits_gradient(gradient, scores, statistics)
 
 
 @_scores_gradient.register_kernel("cuda")
 def _(gradient: Tensor, logits: Tensor, scores: Tensor, statistics: Tensor, masked: bool) -> Tensor:
     from rectiseg.ops import propagate_triton
 
-    return propagate_triton.scores_gradient(gradient, logits, scores, statistics, masked)
+    with torch.cuda.device(gradient.device):  # Triton launches on the current one
+        return propagate_triton.scores_gradient(gradient, logits, scores, statistics, masked)
 
 
 def empty_statistics(logits: Tensor) -> Tensor:

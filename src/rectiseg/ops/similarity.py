@@ -19,8 +19,8 @@ Features = Float[Tensor, "batch features height width"]
 def apart(operator: Callable[..., Tensor], dilation: int, *maps: Tensor) -> Tensor:
     """What an operator of neighbourhoods makes of maps (B, C, H, W) if neighbours lie so many pixels apart.
 
-    Pixels so far apart in rows and columns make an image of their own, dilation^2 of them, as large as the last map's
-    sides over the dilation, rounded up; beyond its border the image is continued with zeros.
+    Pixels so far apart in rows and columns make an image of their own, dilation^2 of them, whose sides are
+    the maps' over the dilation, rounded up; beyond its border the image is continued with zeros.
     """
     if dilation == 1:
         return operator(*maps)
