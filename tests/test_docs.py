@@ -118,7 +118,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_scenes(folder / "mine" / split, 4, noise=2.0)
     entries = [{"name": name, "color": color} for name, color in zip(SCENE_CLASSES, SCENE_PALETTE, strict=True)]
     (folder / "mine" / "classes.json").write_text(json.dumps(entries))
-    write_scenes(folder, 8, noise=2.0)
+    write_scenes(folder, 20, noise=2.0)
     (folder / "examples").mkdir()
     for street in (folder / "street.jpg", folder / "examples" / "street.jpg"):
         Image.fromarray(generate_scene(0, 33, 45)[0]).save(street)

@@ -55,7 +55,7 @@ def test_a_folder_is_parsed(street: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_refiner_is_fitted(street: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    write_scenes(Path("mine"), 8, noise=2.0)
+    write_scenes(Path("mine"), 20, noise=2.0)
     folders = ("mine/images", "mine/labels", "mine/predictions")
     run("fit_refiner.py", monkeypatch, *folders, "refiner.safetensors", "--steps", "4")
     assert "kept" in capsys.readouterr().out

@@ -41,14 +41,14 @@ def opened(folder: Path) -> Predicted:
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noisy")
-    write_scenes(folder, 16, noise=2.0)
+    write_scenes(folder, 20, noise=2.0)
     return folder
 
 
 @pytest.fixture(scope="module")
 def perfect(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("perfect")
-    write_scenes(folder, 8, noise=0.0)
+    write_scenes(folder, 20, noise=0.0)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_nothing_of_what_is_held_back_is_learned_from(noisy: Path, tmp_path: Pat
     """With other predictions for the held-back images the same refiner is fitted."""
     data = opened(noisy)
     first = fit(data, tmp_path / "first", steps=2)
-    assert len(first.held_back) == 4
+    assert len(first.held_back) == 5
     files = {name: data.files["00"] if name in first.held_back else path for name, path in data.files.items()}
     second = fit(Predicted(data.dataset, files, "other"), tmp_path / "second", steps=2)
     weights = zip(first.refiner.state_dict().values(), second.refiner.state_dict().values(), strict=True)
@@ -99,7 +99,7 @@ def test_runs_of_neighbours_stay_together():
 
 def test_too_few_images_are_refused(noisy: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="too few"):
-        fit(opened(noisy).subset(range(7)), tmp_path)
+        fit(opened(noisy).subset(range(19)), tmp_path)
 
 
 def test_predictions_may_be_fewer_pixels_than_their_image(noisy: Path, tmp_path: Path):
@@ -118,7 +118,7 @@ def test_predictions_may_be_fewer_pixels_than_their_image(noisy: Path, tmp_path:
 def test_an_image_without_prediction_is_named(noisy: Path, tmp_path: Path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "00.npy").symlink_to(noisy / "predictions" / "00.npy")
-    with pytest.raises(ValueError, match=r"15 images .* have no prediction here, the first is 01"):
+    with pytest.raises(ValueError, match=r"19 images .* have no prediction here, the first is 01"):
         open_predicted(noisy / "images", noisy / "labels", tmp_path / "predictions")
 
 
@@ -146,7 +146,7 @@ def test_the_command_saves_what_passed_and_says_what_it_is_worth(noisy: Path, tm
     assert not exit.value.code
     assert isinstance(load(output), BilateralLRN)
     assert "mean IoU +" in said
-    assert "on 4 images held back in 4 runs" in said
+    assert "on 5 images held back in 5 runs" in said
     assert f"{output}: the fitted refiner" in said
     measured = json.loads((tmp_path / "scores.json").read_text())
     difference = measured["after"]["mean_iou"] - measured["before"]["mean_iou"]

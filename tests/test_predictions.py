@@ -136,7 +136,8 @@ def changed(value: float) -> np.ndarray:
         (LOGITS.astype(str), "numbers"),
         (np.zeros((0, 6, 7), np.float32), "classes, height, width"),
         (np.zeros((0, 7), np.uint8), "classes, height, width"),
-        (np.full(SIZE, 3), "outside 0..2"),
+        (np.full(SIZE, 3), "label 3 is outside 0..2"),
+        (LABELS.astype(np.int32) - 1, "label -1 is outside 0"),
     ],
 )
 def test_what_is_no_prediction_is_refused_in_one_sentence(array: np.ndarray, sentence: str, tmp_path: Path):

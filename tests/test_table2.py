@@ -210,6 +210,9 @@ def test_one_drive_only_and_a_recipe_without_such_fronts_are_refused(tmp_path: P
         WithoutDrive(made, "a")
     with pytest.raises(ValueError, match="scenes_tiny does not say how a front is trained without a drive"):
         WithoutDrive(smallest(tmp_path), "a")
+    made.datasets |= {"train": renamed(Drawn(2, 0, 25, 33), "1", "2"), "val": renamed(Drawn(1, 0, 25, 33), "3")}
+    with pytest.raises(ValueError, match="the drive 1, a name up to its first underscore, has one image"):
+        WithoutDrive(made, "1")
 
 
 def test_drives_after_stored_confidences_are_refused_before_anything_is_trained(tmp_path: Path):

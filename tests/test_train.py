@@ -21,6 +21,7 @@ from rectiseg.models.checkpoint import load, load_parser, read_training
 from rectiseg.models.grn import GRN
 from rectiseg.train import StageName, Training
 from rectiseg.types import IGNORE_INDEX
+from test_fit import write_scenes
 from tiny_training import launch, small, smallest, training
 
 
@@ -84,6 +85,35 @@ def test_a_folder_of_other_settings_is_refused_and_nothing_in_it_touched(trained
         with pytest.raises(ValueError, match=f"{trained / refused}.safetensors: trained with other settings"):
             made.run()
     assert contents(trained) == before
+
+
+def test_weights_are_not_made_of_a_state_that_followed_something_else(tmp_path: Path):
+    smallest(tmp_path).run(("lrn_alone",))
+    for name in ("front", "lrn_alone"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    shutil.rmtree(tmp_path / "front")
+    shutil.rmtree(tmp_path / "confidences")
+    made = smallest(tmp_path)
+    made.recipe = replace(made.recipe, front=replace(made.recipe.front, clip=2.0))
+    with pytest.raises(ValueError, match=f"{tmp_path / 'lrn_alone' / 'state.safetensors'}: saved by a run with other"):
+        made.run(("lrn_alone",))
+
+
+def test_what_an_encoder_starts_from_is_part_of_a_stage(tmp_path: Path):
+    made = smallest(tmp_path)
+    keys = []
+    for weights in (None, "random", tmp_path / "resnet50.pth"):
+        made.encoder_weights = weights
+        (tmp_path / "resnet50.pth").write_bytes(b"weights")
+        keys += [made.key(stage, []) for stage in ("front", "lrn")]
+    assert len({*keys}) == 6
+
+
+def test_images_that_are_both_train_and_val_are_refused(tmp_path: Path):
+    write_scenes(tmp_path, 2, noise=0.0)
+    (tmp_path / "classes.json").write_text('[{"name": "sky", "color": [0, 0, 0]}]')
+    with pytest.raises(ValueError, match=r"00\.png: train and val would be the same images"):
+        Training(replace(small(), dataset="folder"), tmp_path, tmp_path / "run")
 
 
 def test_cross_fitted_refiners_learn_from_fronts_that_never_saw_the_image(tmp_path: Path):

@@ -64,9 +64,7 @@ def test_a_recipe_ends_its_parser_with_the_lrn_that_it_names(tmp_path: Path):
     made = smallest(tmp_path)
     made.recipe = replace(made.recipe, last="bilateral")
     made.run()
-    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {
-        *("front", "grn", "bilateral", "parser")
-    }
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {*("front", "grn", "bilateral", "parser")}
     refiner = load_refiner(tmp_path / "parser.safetensors")
     assert [type(part) for part in refiner.refiners] == [GRN, BilateralLRN]
     made.recipe = replace(made.recipe, last="bilateral_light")

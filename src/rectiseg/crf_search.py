@@ -1,7 +1,7 @@
 """Search for the five settings of the fully connected CRF on training images.
 
-Their confidences are to come from fronts that never saw the image (cross-fitting): a front is surer of the images that
-it learned from than of others, and a CRF that was fitted to these would trust it too much.
+Best are confidences of fronts that never saw the image (`Recipe.folds`): a front is surer of the images that it learned
+from than of others, and a CRF that is fitted to these trusts it too much.
 """
 
 import random

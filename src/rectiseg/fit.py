@@ -34,6 +34,9 @@ Kind = Literal["lrn", "grn", "both"]
 HELD_BACK = 4
 """One image of so many is held back."""
 
+FEWEST = 20
+"""Images: of the five runs that are held back then, all gain by chance once in 32 times."""
+
 RUNS = 8
 """In so many runs of neighbours, which the interval's resamples draw: they may be frames of one video, much alike."""
 
@@ -133,8 +136,8 @@ def fit(
     The same call goes on where it was stopped. Too few images to do both raise ValueError.
     """
     count = len(predicted)
-    if count < 2 * HELD_BACK:
-        raise ValueError(f"{count} images are too few to learn from some and hold others back: give {2 * HELD_BACK}")
+    if count < FEWEST:
+        raise ValueError(f"{count} images are too few to learn from some and hold others back: give {FEWEST}")
     indices = left_out(count, HELD_BACK, RUNS)[0]
     held_back, seen = predicted.subset(indices), predicted.subset(sorted({*range(count)} - {*indices}))
     train = trainer(folder / predicted.about["source"], seed, reporter)

@@ -9,8 +9,9 @@ from rectiseg.train import Training
 class WithoutDrive(Training):
     """A whole training's recipe on the training images of all drives but one; its val is all images of that one.
 
-    A training with fewer than two drives, after stored confidences, or whose recipe does not say how such a front is
-    trained, raises ValueError.
+    A GRN that the whole training starts from may know the drive: here GRN starts as the front's encoder. A training
+    with fewer than two drives, with one image a drive, after stored confidences, or whose recipe does not say how such
+    a front is trained, raises ValueError.
     """
 
     def __init__(self, whole: Training, drive: str):
@@ -35,5 +36,9 @@ class WithoutDrive(Training):
         unseen: list[Dataset] = [Subset(split, drives(split).get(drive, [])) for split in (train, val)]
         seen = [index for index, name in enumerate(train.names) if drive_of(name) != drive]
         if not seen:
-            raise ValueError(f"all training images are of the drive {drive}: nothing is left to train on without it")
+            raise ValueError(
+                f"all training images are of the drive {drive}: nothing is left to train on without it; add --no-drives"
+            )
+        if sum(map(len, unseen)) < 2:
+            raise ValueError(f"the drive {drive}, a name up to its first underscore, has one image: add --no-drives")
         self.datasets = {"train": Subset(train, seen), "val": Joined(*unseen)}

@@ -20,7 +20,7 @@ class Settings:
     displacement: float = 0.0  # pixels: how far, in the mean, half of a refiner's confidences are moved at most
     optimizer: Literal["sgd", "adamw"] = "adamw"
     weight_decay: float = 1e-4
-    schedule: Literal["constant", "polynomial"] = "polynomial"  # within the phases
+    schedule: Literal["constant", "polynomial"] = "polynomial"  # over all phases
     head_rate: float = 1.0  # the classifier's learning rate over the encoder's
     warmup: int = 0  # steps in which the learning rate grows to its full size
     frozen_batch_norm: bool = False

@@ -188,10 +188,12 @@ def train_stage(
     accelerator: Accelerator,
     on_step: Callable[[int, int, float, Scores | None], None] = lambda step, steps, loss, scores: None,
     save_memory: bool = False,
+    follows: str = "",
 ) -> float:
     """Train in place until the last epoch, resuming from ``folder/state.safetensors`` where there is one.
 
-    Returns the seconds that all the steps and validations took.
+    Returns the seconds that all the steps and validations took. A state of other settings, of another seed or of a run
+    that ``follows`` something else, what the data come from and the stage begins with, raises ValueError.
 
     After every ``validate_every`` epochs and the last one the stage is validated; ``folder/best.safetensors`` keeps
     the weights of the highest mean IoU, ``folder/curves.csv`` every step's loss and learning rate.
@@ -199,7 +201,8 @@ def train_stage(
     folder.mkdir(parents=True, exist_ok=True)
     main = accelerator.is_main_process
     with alone_at(folder / "state.safetensors", "wait for it, or choose another folder") if main else nullcontext():
-        return train_to_the_end(Run(stage, data, settings, seed, accelerator, save_memory), folder, validate, on_step)
+        run = Run(stage, data, settings, seed, accelerator, save_memory)
+        return train_to_the_end(run, folder, validate, on_step, follows)
 
 
 def train_to_the_end(
@@ -207,10 +210,11 @@ def train_to_the_end(
     folder: Path,
     validate: Callable[[nn.Module], Scores],
     on_step: Callable[[int, int, float, Scores | None], None],
+    follows: str,
 ) -> float:
     """`train_stage`, in a folder that no other run writes."""
     stage, settings, accelerator = run.stage, run.settings, run.accelerator
-    known = {"settings": changed(settings), "seed": run.seed, "samples": len(run.data)}
+    known = {"settings": changed(settings), "seed": run.seed, "samples": len(run.data), "follows": follows}
     fingerprint = json.dumps(known, sort_keys=True)
     state = folder / "state.safetensors"
     if state.exists():

@@ -37,8 +37,9 @@ NOTES = """
 Per cent, but for the wrong regions, which are counted an image: 4-connected regions of one predicted class with 25 or
 more annotated pixels of which more than half are wrong. Boundary F at 3 px: by class and image, where pixels near an
 ignored one are not counted, averaged over images, then over classes. The gain is over the front, with its 95 % interval
-from 2000 resamples of the blocks, 20 consecutive frames of a drive; ± is the standard deviation over seeds. ms: the
-median time of an image, the front's own included.
+from 2000 resamples of the blocks, 20 consecutive frames of a drive; so few blocks make it narrower than it says. ± is
+the standard deviation over seeds. ms: the median time of an image, with the front's own unless its confidences were
+stored before.
 """
 
 
@@ -94,16 +95,22 @@ def milliseconds(rows: Iterable[Row], folder: Path, train: bool = True) -> dict[
     """An image's time by title, the front's own included. What was timed before on this machine is not timed again."""
     path = folder / "milliseconds.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    taken: dict[str, float] = dict(known.get(machine(), {}))
+    of_networks: dict[str, float] = known.setdefault(machine(), {})
+    taken: dict[str, float] = {}
     for row in rows:
-        if row.title not in taken and (train or row.is_trained) and (row.title == FRONT or FRONT in taken):
+        if row.title in taken or (row.title != FRONT and FRONT not in taken):
+            continue
+        key = f"{row.title}, {row.trained}"
+        if key not in of_networks and (train or row.is_trained):
             training = row.training
             views, network = training.after_front("val"), row.network()
             own = timed(network, views, TIMED_IMAGES, training.device)
-            taken[row.title] = own if looks_again(network) else round(own + taken.get(FRONT, 0.0), 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(known | {machine(): taken}, indent=2) + "\n", encoding="utf-8")
+            of_networks[key] = own if looks_again(network) else round(own + taken.get(FRONT, 0.0), 1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        if key in of_networks:
+            taken[row.title] = of_networks[key]
     return taken
 
 
@@ -157,7 +164,8 @@ def as_page(found: Table2, command: str) -> str:
     if CRF in val:
         settings = json.loads(val[CRF][0].about["settings"]).items()
         chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings)
-        lines += ["", f"The CRF's settings are the best of {TRIALS} tried on training images: {chosen}."]
+        where = "training images, where the front is surer than on val"
+        lines += ["", f"The CRF's settings are the best of {TRIALS} tried on {where}: {chosen}."]
     minutes = minutes_of(val) | {
         f"without {drive}, {name}": value
         for drive, part in (parts or {}).items()
@@ -188,7 +196,7 @@ def drives_table(found: Table2, parts: Mapping[str, Mapping[str, Sequence[Measur
             *missing(rows.without_each_drive[next(iter(parts))], together),
             "",
             f"The drives {', '.join(parts)}: for each, front and refiners were trained on the others, the front for "
-            "fewer epochs than val's; one seed.",
+            "fewer epochs than val's; one seed. A GRN started as the front's encoder.",
         ]
     unmeasured = [drive for drive in drives_of(rows.first) if drive not in parts]
     return [*lines, "", f"Not measured: the drives {', '.join(unmeasured)}."] if unmeasured else lines

@@ -43,7 +43,8 @@ class Row:
 
     @property
     def is_trained(self) -> bool:
-        return all(self.training.path_of(stage).exists() for stage in self.stages)
+        front = [FRONT] if self.training.confidences is None else []
+        return all(self.training.path_of(stage).exists() for stage in (*front, *self.stages))
 
     @property
     def trained(self) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, read_about, store_confidences, store_refined
-from rectiseg.data.datasets import Dataset, Split, Subset, left_out
+from rectiseg.data.datasets import Dataset, PairedFiles, Split, Subset, left_out
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
@@ -110,6 +110,7 @@ class Training:
         self.datasets: dict[Split, Dataset] = {
             split: open_dataset(recipe.dataset, data, split) for split in ("train", "val")
         }
+        refuse_one_for_both(*self.datasets.values())
 
     @property
     def num_classes(self) -> int:
@@ -190,8 +191,10 @@ class Training:
         followed = {before: settings[before] for before in STANDS_ON.get(name, ()) if settings[before] is not None}
         if self.confidences is not None:
             followed["front"] = read_about(self.confidences / "train")["source"]
-        if self.grn_weights is not None and stage == "grn":
+        if self.grn_weights is not None and "grn" in (stage, *STANDS_ON.get(name, ())):
             followed["grn_weights"] = identity(self.started_grn())
+        if self.encoder_weights is not None:
+            followed["encoder_weights"] = digest_of(self.encoder_weights)
         seed = self.seed if stage == "front" else self.refiner_seed
         known = [recipe, settings[stage], followed, self.seed, seed, list(images)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
@@ -355,7 +358,7 @@ class Training:
         source = f"{front.about['source']}, then {identity(refiner)}"
         self.reporter.stage(f"confidences of {name}, {split}", len(front) // self.share[1])
         refiner = refiner.to(self.device).eval()
-        views = self.stored_views(split, *settings)
+        views = [view for view in self.stored_views(split, *settings) if view in front.views]
         with torch.inference_mode():
             store_refined(refiner, front, folder, views, source, self.device, self.reporter.advance, self.share)
         self.accelerator.wait_for_everyone()
@@ -392,7 +395,8 @@ class Training:
         if path.exists():
             if read_training(path).get(f"{name}_key") != key:
                 raise ValueError(
-                    f"{path}: trained with other settings or another seed; delete it or choose another folder"
+                    f"{path}: trained with other settings or another seed; delete it and {path.with_suffix('')}, or "
+                    "choose another folder"
                 )
             return load(path)
         train, val = samples("train"), samples("val")  # first: they may train the stages before this one
@@ -425,6 +429,7 @@ class Training:
             self.accelerator,
             on_step,
             self.save_memory,
+            follows=key,
         )
         if self.accelerator.is_main_process:
             about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": key}
@@ -432,3 +437,18 @@ class Training:
         self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
         return stage.eval()
+
+
+def refuse_one_for_both(train: Dataset, val: Dataset) -> None:
+    if isinstance(train, PairedFiles) and isinstance(val, PairedFiles):
+        both = {*train.pairs} & {*val.pairs}
+        if both:
+            image = min(both)[0]
+            raise ValueError(f"{image}: train and val would be the same images; give each a folder, train/ and val/")
+
+
+def digest_of(weights: Path | Literal["random"]) -> str:
+    if isinstance(weights, str):
+        return weights
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

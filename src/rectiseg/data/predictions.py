@@ -158,7 +158,8 @@ def softened(labels: Integer[np.ndarray, "height width"], num_classes: int | Non
     present = labels[known]
     num_classes = num_classes or min(max(int(present.max(initial=0)) + 1, 2), MAX_CLASSES)
     if present.size and not 0 <= present.min() <= present.max() < num_classes:
-        raise ValueError(f"label {present.max()} is outside 0..{num_classes - 1}")
+        outside = present.min() if present.min() < 0 else present.max()
+        raise ValueError(f"label {outside} is outside 0..{num_classes - 1}")
     indices = torch.from_numpy(np.where(known, labels, num_classes).astype(np.int64))
     own = torch.nn.functional.one_hot(indices, num_classes + 1).permute(2, 0, 1)[:num_classes].float()
     window = torch.nn.functional.avg_pool2d(own[None], SOFTENED, 1, SOFTENED // 2, count_include_pad=False)[0]

@@ -42,8 +42,8 @@ class BilateralLRN(nn.Module):
     Eq. 4's coefficients are shared by all classes; only the first convolution of the paper's network knows them. Here
     it sees the image and, of the probabilities p, their largest three, how sure they are (the sum of p^2), the product
     p(x) p(y) with neighbours y, and what y gives to the two likeliest classes of x. Another order of the classes gives
-    the same coefficients, but for pixels where two of the likeliest classes tie. With ``num_classes`` it is for these alone,
-    and sees the map of each of them, too.
+    the same coefficients, but for pixels where two of the likeliest classes tie. With ``num_classes`` it is for these
+    alone, and sees the map of each of them, too.
 
     The convolutions see image and confidences halved. Eq. 5 is taken once for every dilation, each on the last one's
     result, with neighbours that lie so many pixels apart. From their scores the squared distances between the pixels'
