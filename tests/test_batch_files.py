@@ -72,6 +72,11 @@ def test_a_glob_keeps_the_tree_below_its_first_wildcard(photos: Path, tmp_path: 
         assert placed(plan(source, str(tmp_path / "out")), tmp_path / "out") == expected
 
 
+def test_a_folder_may_have_brackets_in_its_name(photos: Path, tmp_path: Path):
+    folder = photos.rename(photos.with_name("drive [may]"))
+    assert len(placed(plan(str(folder), str(tmp_path / "out")), tmp_path / "out")) == 3
+
+
 def test_a_list_keeps_the_paths_that_it_names(photos: Path, tmp_path: Path):
     lines = tmp_path / "photos.txt"
     lines.write_text(f"photos/1.png\n\n{photos}/may/2.jpg\n{address(photos)}/may/3.png\n")
@@ -163,8 +168,8 @@ def test_results_of_other_options_and_of_unknown_ones_are_not_mixed(tmp_path: Pa
     (tmp_path / "out" / ".batch.json.part").touch()  # of a command that was killed there
     assert claim(output, {"model": "a"}) == set()
     assert claim(output, {"model": "a"}) == {f"{output}/batch.json"}
-    with pytest.raises(ValueError, match="of another model or other options"):
-        claim(output, {"model": "b"})
+    with pytest.raises(ValueError, match="holds results of other settings: model, flip; choose another folder"):
+        claim(output, {"model": "b", "flip": True})
     (tmp_path / "1.png").touch()
     with pytest.raises(ValueError, match=r"no batch\.json"):
         claim(str(tmp_path), {"model": "a"})
@@ -261,16 +266,25 @@ def test_the_manifest_ends_up_with_a_line_for_every_result(tmp_path: Path):
     done = Record("/a.jpg", "/a.png", (7, 5), 0.5, "5e55")
     failed = Record("/b.jpg", "/b.png", None, None, "5e55", "/b.jpg: broken")
     lines.write_text(done.to_json() + failed.to_json() + done.to_json()[:20])
-    todo = remaining(lines, items, {"/a.png", "/c.png"}, "5e55")
+    todo = remaining(lines, items, "", {"/a.png", "/c.png"}, "5e55")
     assert todo == [items[1], items[3]]
     assert [(record.output, record.seconds) for record in read(lines)] == [("/a.png", 0.5), ("/c.png", None)]
+
+
+def test_lines_of_another_output_stay(tmp_path: Path):
+    lines = tmp_path / "manifest.jsonl"
+    other = Record("/a.jpg", "/other/a.png", (7, 5), 0.5, "5e55")
+    lines.write_text(other.to_json() + Record("/a.jpg", "/out/a.png", (7, 5), 0.5, "5e55").to_json())
+    item = Item("/a.jpg", "/out/a.png")
+    assert remaining(lines, [item], "/out", set(), "5e55") == [item]
+    assert [record.output for record in read(lines)] == ["/other/a.png"]
 
 
 def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path):
     for text in ("my notes\n", '{"input": "a.png"}\n', "[]\n"):
         (tmp_path / "notes.txt").write_text(text)
         with pytest.raises(ValueError, match="holds other lines than a manifest's"):
-            remaining(tmp_path / "notes.txt", [], set(), "5e55")
+            remaining(tmp_path / "notes.txt", [], "", set(), "5e55")
         assert (tmp_path / "notes.txt").read_text() == text
 
 
@@ -297,6 +311,6 @@ def test_an_image_is_counted_once_however_often_the_run_was_killed(tmp_path: Pat
     records = [Record(f"/{name}.jpg", f"/{name}.png", (1, 3), 0.5, "5e55", counts=[[0, 1, 3]]) for name in "aab"]
     old = Record("/z.jpg", "/z.png", (1, 3), 0.5, "5e55", counts=[[1, 1, 3]])
     lines.write_text("".join(record.to_json() for record in [*records, old]))
-    assert remaining(lines, items, {"/a.png", "/b.png", "/c.png", "/z.png"}, "5e55") == [items[2]]
+    assert remaining(lines, items, "", {"/a.png", "/b.png", "/c.png", "/z.png"}, "5e55") == [items[2]]
     assert len(read(lines)) == 3
     assert counted(lines, items, 2).tolist() == [[0, 6], [0, 0]]

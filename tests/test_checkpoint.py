@@ -20,6 +20,7 @@ from rectiseg.models.checkpoint import (
     describe,
     fingerprint,
     load,
+    load_parser,
     load_state,
     read_training,
     save,
@@ -29,6 +30,7 @@ from rectiseg.models.checkpoint import (
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.grn import GRN
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
@@ -116,6 +118,33 @@ def test_a_loaded_model_is_the_saved_one(name: str, tmp_path: Path):
     assert torch.equal(result_of(loaded), result_of(model))
 
 
+NAMED = SceneParser(Front(lite(), K), Cascade(), ("a", "b", "c"), ((1, 2, 3),) * K)
+PARSERS: dict[str, nn.Module] = {
+    "several scales": MultiScale(NAMED, scales=(1.0, 2.0)),
+    "several parsers": Ensemble(NAMED, Front(lite(), K)),
+    "a front": NAMED.front,  # pyright: ignore
+}
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_saved_parser_serves_where_one_is_needed(name: str, tmp_path: Path):
+    model = PARSERS[name].eval()
+    save(model, tmp_path / "model.safetensors")
+    parser = load_parser(tmp_path / "model.safetensors")
+    image = random(1, 3, 19, 37)
+    with torch.inference_mode():
+        assert torch.equal(parser(image), model(image))
+    named = name != "a front"
+    assert (parser.classes, parser.palette) == ((NAMED.classes, NAMED.palette) if named else ((), ()))
+
+
+def test_what_is_no_parser_is_refused_where_one_is_needed(tmp_path: Path):
+    for model in (lite(), tiny_lrn()):
+        save(model, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=f"holds a {type(model).__name__}, which is no parser; a parser is needed"):
+            load_parser(tmp_path / "model.safetensors")
+
+
 def test_half_a_model_is_half_as_large_and_loads_as_float32(saved: Path, tmp_path: Path):
     model = load(saved)
     save(model, tmp_path / "half.safetensors", half=True)
@@ -123,6 +152,19 @@ def test_half_a_model_is_half_as_large_and_loads_as_float32(saved: Path, tmp_pat
     assert {value.dtype for value in halved.values()} == {torch.float16, torch.int64}
     for name, value in load(tmp_path / "half.safetensors").state_dict().items():
         assert torch.equal(value, model.state_dict()[name].half().to(value.dtype)), name
+
+
+def test_weights_that_would_not_be_loaded_are_not_saved(tmp_path: Path):
+    lrn = tiny_lrn()
+    lrn.head.bias.data[4] = 70_000
+    with pytest.raises(ValueError, match=r"the first is head\.bias; fp16 ends at 65504, leave half out"):
+        save(lrn, tmp_path / "model.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
+    save(lrn, tmp_path / "model.safetensors")
+    lrn.head.bias.data[4] = torch.inf
+    with pytest.raises(ValueError, match=r"the first is head\.bias; train it again"):
+        save(lrn, tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").head.bias[4] == 70_000  # pyright: ignore
 
 
 def test_the_header_says_how_to_build_it_and_what_the_training_was(tmp_path: Path):
@@ -139,6 +181,8 @@ def test_the_header_says_how_to_build_it_and_what_the_training_was(tmp_path: Pat
 def test_a_module_of_another_kind_is_not_saved(tmp_path: Path):
     with pytest.raises(ValueError, match="a ReLU cannot be saved: SceneParser, "):
         save(Cascade(nn.ReLU()), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="a function cannot be saved: SceneParser, "):
+        save(SceneParser(lambda image: image, Cascade()), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 
 

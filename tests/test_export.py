@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from rectiseg.commands.export import export as export_command
 from rectiseg.commands.predict import predict as predict_command
 from rectiseg.data.images import read_image
 from rectiseg.export import REQUIRED, export
+from rectiseg.inference import device_of
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import load_parser, load_refiner, save
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
 from rectiseg.models.context import MultiScaleContext
 from rectiseg.models.crf import FullyConnectedCRF
-from rectiseg.models.exported import INPUTS, About
+from rectiseg.models.exported import CUDA, INPUTS, About, open_onnx
 from rectiseg.models.front import Front
 from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.lrn import LRN
@@ -32,7 +34,7 @@ from rectiseg.types import Parser, Refiner
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 STREET = Path(__file__).parent.parent / "examples" / "street.jpg"
 K = 5
@@ -278,7 +280,7 @@ def test_a_file_is_not_exported_again(refiner_file: Path, tmp_path: Path):
 
 
 def test_what_needs_the_other_kind_of_model_says_so(parser_file: Path, refiner_file: Path):
-    with pytest.raises(ValueError, match="holds a ExportedRefiner, which refines; a parser is needed"):
+    with pytest.raises(ValueError, match="holds a ExportedRefiner, which is no parser; a parser is needed"):
         load_parser(refiner_file)
     with pytest.raises(ValueError, match="holds a ExportedParser, which refines nothing"):
         load_refiner(parser_file)
@@ -291,6 +293,46 @@ def test_a_damaged_file_is_refused(parser_file: Path, length: int, tmp_path: Pat
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}: not a whole {path.suffix} file; copy or export"):
         load_parser(path)
     assert not capfd.readouterr().err
+
+
+def test_an_older_torch_opens_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its programs know no guards, which this one's are therefore told to leave out."""
+    export(front(), tmp_path / "front.pt2")
+    module = torch.export.ExportedProgram.module
+    monkeypatch.setattr(torch.export.ExportedProgram, "module", lambda program: module(program, check_guards=False))
+    parses_alike(load_parser(tmp_path / "front.pt2"), front())
+
+
+def test_a_program_moves_with_the_parser_and_a_network_says_that_it_stays(parser_file: Path):
+    parser = load_parser(parser_file)
+    if parser_file.suffix == ".onnx":
+        with pytest.raises(ValueError, match=r"\.onnx: runs on the CPU here: leave out --device, or install"):
+            parser.to("meta")
+        parses_alike(parser.to("cpu"), tiny_parser())
+    else:
+        assert device_of(parser.to("meta")) == torch.device("meta")
+        assert parser(random(1, 3, 6, 7).to("meta")).is_meta
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_network_runs_on_a_gpu_where_onnxruntime_does(
+    found: bool, refiner_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In place of a GPU there is the CPU; onnxruntime leaves a provider out where CUDA's libraries are missing."""
+    session, asked = onnxruntime.InferenceSession, []
+
+    def on_the_cpu(path: Path, options: object, providers: list) -> object:
+        asked.extend(providers)
+        opened = session(path, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(opened, "get_providers", lambda: [CUDA] * found + ["CPUExecutionProvider"])
+        return opened
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    with nullcontext() if found else pytest.raises(ValueError, match=r"\.onnx: runs on the CPU here"):
+        run, _ = open_onnx(refiner_file, torch.device("cuda", 1))
+        close(run(*inputs(1, 6, 7)), tiny_lrn()(*inputs(1, 6, 7)).detach())
+    assert asked == [(CUDA, {"device_id": 1})]
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

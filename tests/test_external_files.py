@@ -247,6 +247,36 @@ def test_a_missing_library_is_asked_for(
         from_file(path)
 
 
+def write_relu(path: Path) -> Path:
+    """A LiteRT network of one ReLU, that takes images of any sides."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="ai-edge-litert is not installed")
+    flatbuffers = pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
+
+    def of(kind: str, **values: object) -> object:
+        made = getattr(schema, f"{kind}T")()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    sides = {"shape": [1, 1, 1, 3], "shapeSignature": [1, -1, -1, 3], "hasRank": True}
+    tensors = [of("Tensor", name=name, type=schema.TensorType.FLOAT32, **sides) for name in ("image", "logits")]
+    step = of("Operator", opcodeIndex=0, inputs=[0], outputs=[1])
+    graph = of("SubGraph", tensors=tensors, inputs=[0], outputs=[1], operators=[step])
+    relu = schema.BuiltinOperator.RELU
+    code = of("OperatorCode", builtinCode=relu, deprecatedBuiltinCode=relu, version=1)
+    network = of("Model", version=3, operatorCodes=[code], subgraphs=[graph], buffers=[of("Buffer")])
+    builder = flatbuffers.Builder()
+    builder.Finish(network.Pack(builder), b"TFL3")  # pyright: ignore
+    path.write_bytes(builder.Output())
+    return path
+
+
+def test_a_litert_network_takes_images_of_any_size(tmp_path: Path):
+    front = from_file(write_relu(tmp_path / "relu.tflite"), mean=GREY)
+    for size in ((1, 3, 37, 53), (2, 3, 8, 9), (1, 3, 37, 53)):
+        assert front(random(*size)).equal((random(*size) - 0.5).relu())
+
+
 @pytest.fixture(scope="module")
 def deeplab() -> Path:
     """The published DeepLabV3 for ADE20K."""

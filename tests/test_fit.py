@@ -1,6 +1,7 @@
 """A refiner fitted to predictions, and the gate that it has to pass."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -119,6 +120,13 @@ def test_an_image_without_prediction_is_named(noisy: Path, tmp_path: Path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "00.npy").symlink_to(noisy / "predictions" / "00.npy")
     with pytest.raises(ValueError, match=r"19 images .* have no prediction here, the first is 01"):
+        open_predicted(noisy / "images", noisy / "labels", tmp_path / "predictions")
+
+
+def test_two_predictions_of_one_name_are_refused(noisy: Path, tmp_path: Path):
+    shutil.copytree(noisy / "predictions", tmp_path / "predictions" / "one")
+    shutil.copytree(noisy / "predictions", tmp_path / "predictions" / "other")
+    with pytest.raises(ValueError, match=r"other/00\.npy: .*one/00\.npy has the same name; keep one"):
         open_predicted(noisy / "images", noisy / "labels", tmp_path / "predictions")
 
 

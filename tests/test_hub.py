@@ -6,7 +6,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
 import rectiseg
 from networks import random, random_logits
@@ -76,6 +77,11 @@ def test_a_model_is_published_to_the_hub_and_loaded_by_its_name(hub: Path, refin
     assert same(rectiseg.load("somebody/street-lrn"), rectiseg.load(refiner))
 
 
+def test_a_name_there_may_have_a_dot(hub: Path, refiner: Path):
+    publish(refiner, "somebody/street-1.5")
+    assert same(rectiseg.load("somebody/street-1.5"), rectiseg.load(refiner))
+
+
 def test_what_the_hub_does_not_have_is_said_in_a_sentence(hub: Path):
     with pytest.raises(ValueError, match=r"nobody/nothing: no such file here, and .* \(It is not in the cache\)"):
         rectiseg.load("nobody/nothing")
@@ -90,16 +96,36 @@ def test_what_the_hub_does_not_take_is_said_with_the_way_to_log_in(refiner: Path
         publish(refiner, "somebody/x")
 
 
+def test_a_hub_that_cannot_be_reached_is_said_in_a_sentence(refiner: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"somebody/x: the hub does not take it \(.*refused.*\)"):
+        publish(refiner, "somebody/x")
+
+
+def test_a_download_that_takes_too_long_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    """The library lets its client's own errors through, which are no OSErrors."""
+
+    def download(name: str, file: str) -> str:
+        raise HTTPError("timed out")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(ValueError, match=r"somebody/x: .* \(timed out\)"):
+        rectiseg.load("somebody/x")
+
+
 def test_a_place_that_is_neither_a_folder_nor_a_name_is_refused(refiner: Path):
     with pytest.raises(ValueError, match=r"neither a folder, like \./model, nor a name"):
         publish(refiner, "model")
+    with pytest.raises(ValueError, match="nor a name on the hub"):
+        publish(refiner, "somebody/model.onnx")
 
 
 def test_files_and_folders_are_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "first").mkdir(parents=True)
     assert is_on_the_hub("runs/second")
-    for name in ("runs/first", "runs/second.safetensors", "runs/second.onnx", "a/b/c", "../b", "/a", "a", "a/.."):
+    files = (f"runs/second{suffix}" for suffix in (".safetensors", ".onnx", ".pt2", ".tflite", ".pth"))
+    for name in ("runs/first", "a/b/c", "../b", "/a", "a", "a/..", *files):
         assert not is_on_the_hub(name), name
 
 

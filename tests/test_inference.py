@@ -11,11 +11,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from heard import Heard
+from networks import random
 from rectiseg import inference, visualize
 from rectiseg.data.images import read_image, read_label_map
-from rectiseg.inference import Wanted, device_of, stages
+from rectiseg.inference import Wanted, device_of, names_and_colors, stages
 from rectiseg.jobs import plan
 from rectiseg.models.combine import Cascade, Parallel, SceneParser
+from rectiseg.models.fusion import Ensemble, MultiScale
 from rectiseg.models.lrn import LRN
 from rectiseg.prediction import predict_files
 
@@ -248,6 +250,47 @@ def test_any_function_is_a_parser_of_one_stage():
     ((name, logits),) = stages(lambda image: 2 * image, torch.ones(1, 3, 6, 7))
     assert name == "front"
     assert (logits == 2).all()
+
+
+def test_confidences_that_are_not_numbers_are_refused_at_every_stage():
+    parser = SceneParser(Brightest(), Cascade(Add(1, 2.0), Add(2, torch.nan)))
+    image = random(1, 3, 6, 7)
+    found = stages(parser, image)
+    assert [next(found)[0], next(found)[0]] == ["front", "+Add"]
+    with pytest.raises(ValueError, match=r"not numbers \(NaN\)"):
+        next(found)
+    with pytest.raises(ValueError, match=r"not numbers \(NaN\)"):
+        inference.predict(parser, image[0])
+
+
+def named(front: nn.Module) -> SceneParser:
+    return SceneParser(front, Cascade(), CLASSES, tuple(map(tuple, PALETTE.tolist())))
+
+
+@pytest.mark.parametrize(
+    "parser",
+    [
+        named(Brightest()),
+        SceneParser(named(Brightest()), LRN(3)),
+        MultiScale(named(Brightest())),
+        Ensemble(Brightest(), named(Brightest())),
+        SceneParser(MultiScale(named(Brightest())), Cascade()),
+    ],
+    ids=["named", "refined", "scales", "several", "scales, refined"],
+)
+def test_names_and_colours_are_those_of_the_parser_inside(parser: nn.Module):
+    classes, palette = names_and_colors(parser)
+    assert classes == CLASSES
+    np.testing.assert_array_equal(palette, PALETTE)
+
+
+def test_classes_without_names_are_numbered():
+    for parser in (SceneParser(Brightest(), LRN(3)), MultiScale(SceneParser(Brightest(), LRN(3)))):
+        classes, palette = names_and_colors(parser)
+        assert classes == ("class 0", "class 1", "class 2")
+        np.testing.assert_array_equal(palette, visualize.default_palette(3))
+    with pytest.raises(ValueError, match="does not say which classes it knows"):
+        names_and_colors(SceneParser(Brightest(), Cascade()))
 
 
 def test_images_go_where_the_parser_is():

@@ -122,6 +122,18 @@ def test_what_concerns_all_images_is_no_failure_of_one(tmp_path: Path):
     assert written(tmp_path) == {"0.png": 0}
 
 
+def test_what_failed_before_the_work_ended_is_named_too(tmp_path: Path):
+    work = Recorded(read=fails_at(1, ValueError("1: broken")), write=fails_at(2, OSError(28, "No space left on device")))
+    with pytest.raises(ConcernsAll, match=r"(?s)^1: broken\n.*2\.png: cannot be written"):
+        process(work, numbered(tmp_path, 4))
+
+
+def test_what_does_not_fit_in_memory_while_it_is_written_is_named(tmp_path: Path):
+    (failure,) = process(Recorded(write=fails_at(1, MemoryError())), numbered(tmp_path, 3))
+    assert failure.sentence == "1: does not fit in memory; cut it into smaller images"
+    assert list(written(tmp_path)) == ["0.png", "2.png"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes")])
 def test_files_are_whole_when_the_work_is_stopped(error: BaseException, tmp_path: Path):
     with pytest.raises(type(error)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from rectiseg.boundaries import BoundaryF, BoundaryIoU, TrimapIoU
 from rectiseg.consistency import WRONG_REGIONS, Inconsistency
 from rectiseg.data.datasets import Dataset
-from rectiseg.inference import device_of, stages
+from rectiseg.inference import device_of, refuse_nan, stages
 from rectiseg.metrics import ConfusionMatrix, Measure, Scores, known
 from rectiseg.models.fusion import known_classes
 from rectiseg.ops.likeliest import likeliest
@@ -58,6 +58,7 @@ def evaluate_parser(
             start, front = next(iter(rows.items()))
             rows |= {f"{start} +{name}": refiner(image, front) for name, refiner in refiners.items()}
             for name, logits in rows.items():
+                refuse_nan(logits)
                 prediction = likeliest(logits).cpu()
                 matrices.setdefault(name, ConfusionMatrix(num_classes)).update(prediction, sample.labels[None])
                 for title, measure in further.items():

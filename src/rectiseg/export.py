@@ -18,10 +18,9 @@ from rectiseg.models.combine import SceneParser
 from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.exported import ENTRY, INPUTS, About, ExportedParser, ExportedRefiner, load_exported
 from rectiseg.models.external.installed import library
-from rectiseg.models.fusion import MultiScale
+from rectiseg.models.fusion import MultiScale, classes_of
 from rectiseg.models.tiled import Tiled
 from rectiseg.ops.resize import resized
-from rectiseg.refinement import classes_of
 
 Part = Literal["whole", "front", "refiner"]
 

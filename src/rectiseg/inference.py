@@ -17,7 +17,7 @@ from rectiseg.data.submissions import Benchmark, in_official_ids
 from rectiseg.jobs import Job, Seen
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.contested import label_map
-from rectiseg.models.fusion import Ensemble, MultiScale
+from rectiseg.models.fusion import Ensemble, MultiScale, classes_of, known_classes, known_palette
 from rectiseg.models.lrn import LRN
 from rectiseg.ops.likeliest import likeliest
 from rectiseg.types import Image, Logits, Parser, Refiner
@@ -83,11 +83,18 @@ class Written(Generic[Seen]):
         write(job, prediction, *self.named(prediction.num_classes), self.wanted)
 
 
-def names_and_colors(parser: SceneParser) -> tuple[tuple[str, ...], UInt8[np.ndarray, "classes 3"]]:
-    """Of the classes, as they were saved with the parser; without them numbers and default colours."""
-    classes = parser.classes or tuple(f"class {index}" for index in range(int(parser.front.num_classes)))  # pyright: ignore
-    palette = np.asarray(parser.palette, np.uint8) if parser.palette else visualize.default_palette(len(classes))
-    return classes, palette
+def names_and_colors(parser: nn.Module) -> tuple[tuple[str, ...], UInt8[np.ndarray, "classes 3"]]:
+    """Of the classes, as the parser or one in it knows them; without them numbers and default colours.
+
+    ValueError where nothing in it says how many classes there are.
+    """
+    classes, palette = known_classes(parser), known_palette(parser)
+    if not classes:
+        count = classes_of(parser)
+        if count is None:
+            raise ValueError("the parser does not say which classes it knows; give SceneParser their names")
+        classes = tuple(f"class {index}" for index in range(count))
+    return classes, np.asarray(palette, np.uint8) if palette else visualize.default_palette(len(classes))
 
 
 @torch.inference_mode()
@@ -104,20 +111,25 @@ def predict(parser: Parser, image: Float[Tensor, "3 height width"], confidences:
 
 def refined(title: str, image: Image, logits: Logits, refiners: Sequence[Refiner], confidences: bool) -> Prediction:
     """What these confidences, of that title, and each refiner after them say of one image."""
+    last = refiners[-1] if refiners and not confidences else None
+    labels_alone = isinstance(last, LRN)
+    maps = refinements(title, image, logits, refiners[:-1] if labels_alone else refiners)
+    said = []
+    for name, logits in maps:
+        said.append((name, labels_of(logits)))
+    if labels_alone:
+        said.append((f"+{type(last).__name__}", label_map(last, image, logits)[0].int().cpu().numpy()))
+    return Prediction(image[0].cpu(), said, logits.shape[1], None if labels_alone else logits[0].float().cpu())
+
+
+def refinements(title: str, image: Image, logits: Logits, refiners: Sequence[Refiner]) -> Iterator[tuple[str, Logits]]:
+    """These confidences, of that title, and those after each refiner, named "+GRN" and the like; ValueError for NaN."""
     refuse_nan(logits)
-    count = logits.shape[1]
-    stages = [(title, labels_of(logits))]
-    rest: Logits | None = logits
-    for number, refiner in enumerate(refiners, start=1):
-        title = f"+{type(refiner).__name__}"
-        if isinstance(refiner, LRN) and number == len(refiners) and not confidences:
-            labels, rest = label_map(refiner, image, logits), None
-            stages.append((title, labels[0].int().cpu().numpy()))
-        else:
-            rest = logits = refiner(image, logits)
-            refuse_nan(logits)
-            stages.append((title, labels_of(logits)))
-    return Prediction(image[0].cpu(), stages, count, None if rest is None else rest[0].float().cpu())
+    yield title, logits
+    for refiner in refiners:
+        logits = refiner(image, logits)
+        refuse_nan(logits)
+        yield f"+{type(refiner).__name__}", logits
 
 
 def labels_of(logits: Logits) -> Integer[np.ndarray, "height width"]:
@@ -132,14 +144,11 @@ def refuse_nan(logits: Logits) -> None:
 def stages(parser: Parser, image: Image) -> Iterator[tuple[str, Logits]]:
     """The confidence maps after the front, named "front", and after each refiner, named "+GRN" and the like.
 
-    Each is computed once, when it is asked for. A parser that is no SceneParser is all front, or "fused".
+    Each is computed once, when it is asked for. A parser that is no SceneParser is all front, or "fused". Confidences
+    that are not numbers raise ValueError.
     """
     front, refiners = unrolled(parser)
-    logits = front(image)
-    yield title_of(front), logits
-    for refiner in refiners:
-        logits = refiner(image, logits)
-        yield f"+{type(refiner).__name__}", logits
+    yield from refinements(title_of(front), image, front(image), refiners)
 
 
 def title_of(front: Parser) -> str:

@@ -121,29 +121,50 @@ def process(
     """Do the jobs in order; one that fails does not stop the others, and what failed comes back.
 
     While one is answered, the next is read and the one before is written, each in a thread of its own. A file that
-    cannot be written ends the work with ConcernsAll, at the latest when the next job is answered.
+    cannot be written ends the work with ConcernsAll, at the latest when the next job is answered; it names what failed
+    before, too.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as pool:
         writer = Writer(pool, on_image)
-        for job, reading in read_ahead(work.read, jobs, reader):
-            if isinstance(job, Failure):
-                writer.fail(job)
-                continue
-            try:
-                answer = work.answer(job, reading.result())
-            except ConcernsAll:
-                raise
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                writer.fail(Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images"))
-            except ValueError as error:
-                sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
-                writer.fail(Failure(job.image, sentence))
-            else:
-                writer.write(work.write, job, answer)
-        writer.wait()
+        with naming(writer.failures):
+            for job, reading in read_ahead(work.read, jobs, reader):
+                if isinstance(job, Failure):
+                    writer.fail(job)
+                else:
+                    answer(work, job, reading, writer)
+            writer.wait()
     return writer.failures
+
+
+@contextmanager
+def naming(failures: Sequence[Failure]) -> Iterator[None]:
+    """What ends the work ends their list, which nobody else would show, with a line each."""
+    try:
+        yield
+    except ConcernsAll as error:
+        sentences = [failure.sentence for failure in failures]
+        raise ConcernsAll("\n".join([*sentences, str(error)])) from error
+
+
+def answer(work: Work[Seen, Answer], job: Job, reading: "Future[Seen]", writer: "Writer") -> None:
+    try:
+        answered = work.answer(job, reading.result())
+    except ConcernsAll:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        writer.fail(too_large(job, error))
+    except ValueError as error:
+        sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
+        writer.fail(Failure(job.image, sentence))
+    else:
+        writer.write(work.write, job, answered)
+
+
+def too_large(job: Job, error: Exception) -> Failure:
+    """For the memory, if that is what the error says."""
+    if not out_of_memory(error):
+        raise error
+    return Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images")
 
 
 def read_ahead(
@@ -184,6 +205,8 @@ class Writer:
             last.result()
         except ConcernsAll:
             raise
+        except (MemoryError, RuntimeError) as error:
+            self.failures.append(too_large(job, error))
         except ValueError as error:
             self.failures.append(Failure(job.image, str(error)))
         self.on_image()

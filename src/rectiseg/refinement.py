@@ -19,6 +19,7 @@ from rectiseg.data.predictions import Values, predictions_below, read_prediction
 from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, device_of, flattened, refined
 from rectiseg.jobs import Failure, Job, plan, process
 from rectiseg.models.checkpoint import SHIPPED_REFINER, load_refiner
+from rectiseg.models.fusion import classes_of
 from rectiseg.ops.resize import resized
 from rectiseg.types import Image, Refiner
 
@@ -172,12 +173,6 @@ class FileRefiner:
     def summary(self) -> str:
         read = ", ".join(f"{count} as {values}" for values, count in self.found.most_common())
         return f"read {read}; {100 * self.changed / max(self.pixels, 1):.2f} % of the pixels have another label"
-
-
-def classes_of(refiner: nn.Module) -> int | None:
-    """How many classes it is for; None where it follows any number of them."""
-    known = (getattr(part, "num_classes", None) for part in refiner.modules())
-    return next((count for count in known if isinstance(count, int) and count > 0), None)
 
 
 def numbered(count: int) -> tuple[Sequence[str], UInt8[np.ndarray, "classes 3"]]:

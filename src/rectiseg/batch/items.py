@@ -90,8 +90,8 @@ def claim(output: str, settings: Mapping[str, object]) -> set[str]:
     text = json.dumps(settings, indent=2) + "\n"
     if place in existing:
         files, path = file_system(place)
-        if files.cat_file(path).decode() != text:
-            raise ValueError(f"{output}: holds results of another model or other options; choose another folder")
+        if others := differing(files.cat_file(path).decode(), text):
+            raise ValueError(f"{output}: holds results of other settings: {', '.join(others)}; choose another folder")
     elif existing:
         raise ValueError(f"{output}: holds files, but no {SETTINGS} that says what made them; choose another folder")
     else:
@@ -100,3 +100,13 @@ def claim(output: str, settings: Mapping[str, object]) -> set[str]:
             file.write_text(text, encoding="utf-8")
             publish(file, place)
     return existing
+
+
+def differing(before: str, now: str) -> list[str]:
+    """The names of the settings that two texts of JSON do not share; all of them where the first is no such text."""
+    try:
+        known = dict(json.loads(before))
+    except (ValueError, TypeError):
+        known = {}
+    wanted = json.loads(now)
+    return [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]

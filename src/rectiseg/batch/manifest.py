@@ -34,12 +34,16 @@ class Record:
         return json.dumps(asdict(self)) + "\n"
 
 
-def remaining(path: Path, items: Sequence[Item], existing: Collection[str], model: str) -> list[Item]:
-    """What is still to do. The manifest is left with a line for every result that exists, and no others.
+def remaining(path: Path, items: Sequence[Item], output: str, existing: Collection[str], model: str) -> list[Item]:
+    """What is still to do. Of this output the manifest is left with a line for every result that exists, and no others.
 
     An image that is to be measured is done again where a killed run wrote its label map without its counts.
     """
-    done = {record.output: record for record in read(path) if record.error is None and record.output in existing}
+    done = {
+        record.output: record
+        for record in read(path)
+        if not record.output.startswith(f"{output}/") or (record.error is None and record.output in existing)
+    }
     for item in items:
         if item.truth is None and item.labels in existing:
             done.setdefault(item.labels, Record(item.image, item.labels, None, None, model))

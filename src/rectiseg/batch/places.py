@@ -41,7 +41,7 @@ def images_at(source: str) -> dict[str, str]:
     """
     if source.endswith(".txt"):
         found = dict(listed(source))
-    elif is_remote(source) or any(sign in source for sign in WILDCARDS):
+    elif is_remote(source) or (any(sign in source for sign in WILDCARDS) and not Path(source).exists()):
         found = dict(searched(source))
     else:
         root = Path(source).absolute()

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from rectiseg.batch.items import Item
 from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
-from rectiseg.data.images import read_image, read_label_map
+from rectiseg.data.images import png_size, read_image, read_label_map
 from rectiseg.inference import (
     Naming,
     Prediction,
@@ -95,8 +94,7 @@ class Worker:
         for failure in process(work, [job]):
             return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
         assert isinstance(job, Job)
-        with PillowImage.open(job.labels) as labels:
-            size = labels.size
+        size = png_size(job.labels)
         try:
             counts = None if item.truth is None else counts_of(job.labels, item.truth, self.task.num_classes)
         except ValueError as error:
@@ -160,7 +158,7 @@ class Together:
         self.images: dict[Job, OneImage] = {}
         for job in jobs:
             if isinstance(job, Job):
-                with suppress(ValueError):  # it is raised again when its turn comes
+                with suppress(ValueError, MemoryError, RuntimeError):  # it is raised again when its turn comes
                     if not too_large(job.image):
                         self.images[job] = read_image(job.image)
 

@@ -71,6 +71,7 @@ def batch(
     from rectiseg.batch.places import absolute, is_remote
     from rectiseg.data.files import alone_at
     from rectiseg.inference import Wanted
+    from rectiseg.models.checkpoint import file_of
 
     if batch_size < 1 or (workers is not None and workers < 1):
         raise ValueError("--batch-size and --workers count from 1")
@@ -79,7 +80,7 @@ def batch(
     if manifest is None and is_remote(output):
         raise ValueError(f"{output}: lines cannot be appended there; name a file on this machine with --manifest")
     items = plan(images, output, predictions, truth)
-    model = None if model is None else model.absolute()
+    model = None if model is None else file_of(model).absolute()
     wanted = Wanted(overlay, panel, probabilities)
     if predictions is None:
         task = parsing(model, scales, flip, device, wanted, batch_size)
@@ -99,7 +100,7 @@ def batch(
     lines = manifest or Path(output, "manifest.jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
     with alone_at(lines, "wait for it, or choose another output"):
-        todo = remaining(lines, items, claim(output, settings), task.model)
+        todo = remaining(lines, items, absolute(output), claim(output, settings), task.model)
         status = done(todo, len(items), lines, task, workers, on_gpu=device == "cuda", ray_address=ray_address)
         if truth is not None:
             print_scores(counted(lines, items, task.num_classes), task.naming(task.num_classes)[0])

@@ -169,6 +169,14 @@ def on_white(image: PillowImage.Image) -> PillowImage.Image:
     return PillowImage.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
+def png_size(path: Path) -> tuple[int, int]:
+    """Width and height, which follow the signature and the first chunk's length and name."""
+    with path.open("rb") as file:
+        file.seek(16)
+        width, height = struct.unpack(">II", file.read(8))
+    return width, height
+
+
 def png_bit_depth(path: Path) -> int:
     """What follows the signature, the first chunk's length and name, the width and the height."""
     with path.open("rb") as file:

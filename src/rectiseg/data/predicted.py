@@ -46,13 +46,17 @@ def open_predicted(
     as predictions without a classes.json, raise ValueError.
     """
     pairs = pairs_by_stem(images, labels)
-    files = {key.name: path for key, path in predictions_below(predictions).items()}
+    files: dict[str, Path] = {}
+    for key, path in predictions_below(predictions).items():
+        if files.setdefault(key.name, path) != path:
+            raise ValueError(f"{path}: {files[key.name]} has the same name; keep one")
     if lonely := [image.stem for image, _ in pairs if image.stem not in files]:
         raise ValueError(
             f"{predictions}: {len(lonely)} images of {images} have no prediction here, the first is {lonely[0]}"
         )
     names, palette = read_classes(classes) if classes is not None else numbered(files[pairs[0][0].stem])
     source = fingerprint([path for image, label_map in pairs for path in (image, label_map, files[image.stem])])
+    source = source if values is None else f"{source}-{values}"
     return Predicted(PairedFiles(pairs, names, palette, range(len(names))), files, source, values)
 
 

@@ -25,7 +25,7 @@ from rectiseg.models.crf import FullyConnectedCRF
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.exported import OPENERS, ExportedParser, ExportedRefiner, load_exported
 from rectiseg.models.front import Front
-from rectiseg.models.fusion import Ensemble, MultiScale
+from rectiseg.models.fusion import Ensemble, MultiScale, known_classes, known_palette
 from rectiseg.models.grn import GRN
 from rectiseg.models.hub import MODEL, downloaded, is_on_the_hub
 from rectiseg.models.light_encoder import LightEncoder
@@ -50,7 +50,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """The module's kind and constructor arguments, which it keeps as attributes of the same names."""
     kind = type(module).__name__
     if KINDS.get(kind) is not type(module):
-        raise ValueError(f"a {kind} cannot be saved: {', '.join(KINDS)} can")
+        raise unsaved(module)
     values = {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
     return {"kind": kind, **{name: encode(value) for name, value in values.items()}}
 
@@ -58,7 +58,15 @@ def describe(module: nn.Module) -> dict[str, Any]:
 def encode(value: Any) -> Any:
     if isinstance(value, nn.ModuleList):
         return [describe(module) for module in value]
-    return describe(value) if isinstance(value, nn.Module) else value
+    if isinstance(value, nn.Module):
+        return describe(value)
+    if callable(value):
+        raise unsaved(value)
+    return value
+
+
+def unsaved(value: object) -> ValueError:
+    return ValueError(f"a {type(value).__name__} cannot be saved: {', '.join(KINDS)} can")
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
@@ -103,7 +111,8 @@ def with_entry(description: Mapping[str, Any], name: str, value: Any) -> dict[st
 def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None = None, half: bool = False) -> None:
     """Write a model whole or not at all; ``half`` stores its weights as fp16.
 
-    ``training`` is kept in the header. A module that is none of KINDS raises ValueError.
+    ``training`` is kept in the header. A module that is none of KINDS, and weights that are not finite, or not in fp16,
+    raise ValueError.
     """
     header = {
         "format": FORMAT,
@@ -115,6 +124,7 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, str] | None 
         name: value.half() if half and value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
+    refuse_not_finite(weights, path, "fp16 ends at 65504, leave half out" if half else "train it again")
     with atomic_path(Path(path)) as temporary:
         save_sealed(weights, temporary, {"rectiseg": json.dumps(header)})
 
@@ -172,15 +182,13 @@ def file_of(name: str | Path) -> Path:
 
 
 def load_parser(path: str | Path | None = None) -> SceneParser:
-    """`load`, and a parser it must be; a front alone, or an exported parser, becomes one that nothing refines."""
+    """`load`, and a parser it must be; one that is no SceneParser becomes one that nothing refines."""
     model = load(path)
-    if isinstance(model, ExportedParser):
-        return SceneParser(model, Cascade(), model.classes, model.palette).eval()
-    if isinstance(model, Front | ESPNet | ESPNetv2):
-        return SceneParser(model, Cascade()).eval()
-    if not isinstance(model, SceneParser):
-        raise ValueError(f"{path}: holds a {type(model).__name__}, which refines; a parser is needed here")
-    return model
+    if isinstance(model, SceneParser):
+        return model
+    if not isinstance(model, (*PARSERS, ExportedParser)):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, which is no parser; a parser is needed here")
+    return SceneParser(model, Cascade(), known_classes(model), known_palette(model)).eval()
 
 
 def load_refiner(path: str | Path | None = None) -> nn.Module:
@@ -223,11 +231,15 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> No
     expected = model.state_dict()
     refuse_misfits(expected, weights, path)
     values = {name: value.to(expected[name].dtype) for name, value in weights.items()}
-    broken = sorted(name for name, value in values.items() if not value.isfinite().all())
+    refuse_not_finite(values, path, "copy or train it again")
+    model.load_state_dict(values)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], path: str | Path, advice: str) -> None:
+    broken = sorted(name for name, value in weights.items() if not value.isfinite().all())
     if broken:
         sentence = f"{len(broken)} tensors hold NaN or infinite numbers, the first is {broken[0]}"
-        raise ValueError(f"{path}: {sentence}; copy or train it again")
-    model.load_state_dict(values)
+        raise ValueError(f"{path}: {sentence}; {advice}")
 
 
 def refuse_misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str | Path) -> None:

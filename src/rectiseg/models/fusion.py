@@ -69,5 +69,22 @@ class Ensemble(nn.Module):
 
 
 def known_classes(parser: Parser) -> tuple[str, ...]:
-    """The names of its classes, where it knows them."""
-    return tuple(getattr(parser, "classes", ()))
+    """The names of its classes, where it or a parser in it knows them."""
+    return outermost(parser, "classes")
+
+
+def known_palette(parser: Parser) -> tuple[tuple[int, int, int], ...]:
+    """The colours of its classes, where it or a parser in it knows them."""
+    return outermost(parser, "palette")
+
+
+def outermost(parser: Parser, name: str) -> tuple:
+    """What the first says that says anything, from the outermost parser inwards."""
+    parts = parser.modules() if isinstance(parser, nn.Module) else (parser,)
+    return next((tuple(found) for part in parts if (found := getattr(part, name, ()))), ())
+
+
+def classes_of(model: nn.Module) -> int | None:
+    """How many classes a parser or refiner is for; None where that is not known, or it follows any number of them."""
+    known = (getattr(part, "num_classes", None) for part in model.modules())
+    return next((count for count in known if isinstance(count, int) and count > 0), None)

@@ -12,21 +12,27 @@ from rectiseg.data.files import atomic_path
 MODEL, CARD = "model.safetensors", "README.md"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 """How models are named there: somebody, and something of theirs."""
+FILES = (".safetensors", ".onnx", ".pt2", ".tflite", ".pth")
+"""What the files of models end in, which no model there may."""
 
 
 def is_on_the_hub(name: str) -> bool:
     """Whether it reads like a model's name there, and nothing here has this name."""
-    return REPOSITORY.fullmatch(name) is not None and not Path(name).exists() and not Path(name).suffix
+    return is_name(name) and not Path(name).exists()
+
+
+def is_name(name: str) -> bool:
+    return REPOSITORY.fullmatch(name) is not None and not name.endswith(FILES)
 
 
 def downloaded(name: str) -> Path:
     """The model's file, fetched once; ValueError where it cannot be had."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         return Path(hf_hub_download(name, MODEL))
-    except (OSError, ValueError, EntryNotFoundError) as error:
+    except (OSError, ValueError, EntryNotFoundError, HTTPError) as error:
         raise ValueError(f"{name}: no such file here, and not to be had from the hub ({first_line(error)})") from error
 
 
@@ -37,9 +43,10 @@ def published(model: Path, card: str, place: str, private: bool = False) -> str:
     """
     if place.startswith((".", "/")) or Path(place).exists():
         return str(written(model, card, Path(place)))
-    if REPOSITORY.fullmatch(place) is None:
+    if not is_name(place):
         raise ValueError(f"{place}: neither a folder, like ./{place}, nor a name on the hub, like somebody/{place}")
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     api = HfApi()
     try:
@@ -47,7 +54,7 @@ def published(model: Path, card: str, place: str, private: bool = False) -> str:
             written(model, card, Path(folder))
             address = api.create_repo(place, private=private, exist_ok=True)
             api.upload_folder(repo_id=place, folder_path=folder, commit_message="A model of rectiseg")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise ValueError(f"{place}: the hub does not take it ({first_line(error)}); see `hf auth login`") from error
     return str(address)
 

@@ -194,6 +194,9 @@ def open_tflite(path: Path) -> NetworkFile:
     index = interpreter.get_output_details()[0]["index"]
 
     def run(array: Array) -> Tensor:
+        if tuple(interpreter.get_input_details()[0]["shape"]) != tuple(array.shape):
+            interpreter.resize_tensor_input(image["index"], tuple(array.shape))
+            interpreter.allocate_tensors()
         interpreter.set_tensor(image["index"], array.numpy(force=True))
         interpreter.invoke()
         return torch.from_numpy(interpreter.get_tensor(index)).to(array.device)
