@@ -3,11 +3,13 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import replace
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -266,11 +268,15 @@ def test_confidences_belong_to_one_front(model: Path, scenes: Path, tmp_path: Pa
 def test_a_recipe_can_be_trained_on_a_data_set_of_ones_own(scenes: Path, tmp_path: Path, monkeypatch):
     trained: list[Training] = []
     monkeypatch.setattr(Training, "run", lambda training, stages: trained.append(training))
-    arguments = ("--dataset", "folder", "--data", scenes, "-o", tmp_path / "out")
+    mine = tmp_path / "mine"
+    for split, kind in product(("train", "val"), ("images", "labels")):
+        shutil.copytree(scenes / kind, mine / split / kind)
+    shutil.copy(scenes / "classes.json", mine)
+    arguments = ("--dataset", "folder", "--data", mine, "-o", tmp_path / "out")
     assert status_of(monkeypatch, "train", "camvid_lite", *arguments) == 0
     (training,) = trained
     assert training.recipe == replace(RECIPES["camvid_lite"](), dataset="folder")
-    assert (training.data, training.output) == (scenes, tmp_path / "out")
+    assert (training.data, training.output) == (mine, tmp_path / "out")
     assert len(training.datasets["train"]) == 3
 
 
