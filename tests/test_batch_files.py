@@ -1,7 +1,9 @@
 """What a batch reads and where its results go, without a cluster: the worker is called in this process."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -15,12 +17,14 @@ from rectiseg.batch.manifest import Record, counted, read, remaining
 from rectiseg.batch.pool import cluster
 from rectiseg.batch.worker import Task, Worker, predict_together
 from rectiseg.commands.batch import batch
-from rectiseg.data.images import read_label_map, write_label_map
+from rectiseg.data.images import read_image, read_label_map, write_label_map
 from rectiseg.inference import Wanted, predict
 from rectiseg.jobs import Job
+from rectiseg.models.checkpoint import fingerprint, load, save
 from rectiseg.models.combine import Cascade, SceneParser
 from rectiseg.models.efficientnet_lite import EfficientNetLite
 from rectiseg.models.front import Front
+from rectiseg.models.lrn import LRN
 from rectiseg.prediction import predict_files
 from rectiseg.refinement import FileRefiner, RefineJob, numbered, plan_refinement
 
@@ -156,6 +160,18 @@ def test_what_only_a_parser_can_do_is_refused_with_predictions():
         batch("photos", "out", predictions="predictions", flip=True)
 
 
+def test_a_model_may_be_named_as_on_the_hub(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved = tmp_path / "cache" / "model.safetensors"
+    saved.parent.mkdir()
+    save(SceneParser(Front(EfficientNetLite(0), 3), LRN.narrow(3), CLASSES), saved)
+    monkeypatch.setattr("rectiseg.models.checkpoint.downloaded", lambda name: saved)
+    seen = []
+    monkeypatch.setattr("rectiseg.commands.batch.done", lambda *given, **_: seen.append(given[3]) or 0)
+    assert batch(str(photos), str(tmp_path / "out"), model=Path("somebody/model")) == 0
+    assert seen[0].model == fingerprint(load(saved))
+    assert seen[0].load.args[0] == saved
+
+
 def test_without_ray_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'rectiseg\[ray\]'"), cluster(None):
@@ -241,6 +257,77 @@ def test_what_does_not_fit_in_memory_together_is_parsed_one_by_one(tmp_path: Pat
     assert parser.seen == [(1, 3, 5, 7)] * 2
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_no_more_images_are_held_than_pass_together(batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    items = sizes(tmp_path / "mixed", (7, 5), (3, 4), (7, 5), (7, 5), (3, 4))
+    held, most = WeakSet[Tensor](), []
+
+    def watched(path: Path) -> Tensor:
+        image = read_image(path)
+        held.add(image)
+        most.append(len(held))
+        return image
+
+    monkeypatch.setattr("rectiseg.batch.worker.read_image", watched)
+    assert [record.error for record in working(Brightest(), batch_size).do(items)] == [None] * 5
+    assert len(most) == 5
+    assert max(most) <= batch_size + 1  # the last answer may still be written
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_an_image_that_cannot_be_held_in_memory_is_named_and_the_others_are_done(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    items = sizes(tmp_path / "equal", (7, 5), (7, 5), (7, 5))
+
+    def hungry(path: Path) -> Tensor:
+        if path.name == "1.png":
+            raise error
+        return read_image(path)
+
+    monkeypatch.setattr("rectiseg.batch.worker.read_image", hungry)
+    first, second, third = working(Brightest(), batch_size=3).do(items)
+    assert (first.error, third.error) == (None, None)
+    assert second.error == f"{items[1].image}: does not fit in memory; cut it into smaller images"
+
+
+def test_labels_that_cannot_be_compared_for_lack_of_memory_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (item,) = sizes(tmp_path / "one", (7, 5))
+    write_label_map(tmp_path / "true.png", np.zeros((5, 7), np.uint8))
+
+    def hungry(*_: object) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr("rectiseg.batch.worker.confusion", hungry)
+    (record,) = working(Brightest()).do([replace(item, truth=str(tmp_path / "true.png"))])
+    assert record.error == f"{item.image}: {tmp_path}/true.png: does not fit in memory"
+
+
+def test_a_label_map_of_more_pixels_than_pillow_opens_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (item,) = sizes(tmp_path / "one", (90, 70))
+    work = working(Brightest())
+    monkeypatch.setattr("rectiseg.batch.worker.read_image", lambda _: torch.rand(3, 70, 90))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 70 // 2 - 1)
+    monkeypatch.setattr("rectiseg.prediction.too_large", lambda *_: False)
+    (record,) = work.do([item])
+    assert (record.size, record.error) == ((90, 70), None)
+
+
+def test_a_label_map_without_good_true_labels_is_written_wherever_its_place(photos: Path, tmp_path: Path):
+    (tmp_path / "truth" / "may").mkdir(parents=True)
+    write_label_map(tmp_path / "truth" / "1.png", np.zeros((2, 3), np.uint8))
+    here, away = (plan(str(photos), place, truth=str(tmp_path / "truth"))[0] for place in placed_at(tmp_path))
+    for item in (here, away):
+        (record,) = working(Brightest()).do([item])
+        assert str(record.error).endswith("truth/1.png: 3x2, for an image of 7x6")
+    assert (tmp_path / "here" / "1.png").read_bytes() == (tmp_path / "away" / "1.png").read_bytes()
+
+
+def placed_at(folder: Path) -> tuple[str, str]:
+    """A local output and one that fsspec reaches."""
+    return str(folder / "here"), address(folder / "away")
+
+
 def test_what_predict_parses_in_tiles_is_parsed_so_and_what_needs_it_whole_is_refused(tmp_path: Path, monkeypatch):
     (small,) = sizes(tmp_path / "small", (50, 40))
     (large,) = sizes(tmp_path / "large", (90, 70))
@@ -256,8 +343,8 @@ def test_what_predict_parses_in_tiles_is_parsed_so_and_what_needs_it_whole_is_re
     said = Path(large.labels).read_bytes()
     assert predict_files(parser, [Job(Path(large.image), tmp_path / "predicted.png")], CLASSES, PALETTE) == []
     assert (tmp_path / "predicted.png").read_bytes() == said
-    (record,) = working(parser, wanted=Wanted(overlay=True)).do([large])
-    assert "is parsed in tiles, which give a label map alone" in str(record.error)
+    (record,) = working(parser, wanted=Wanted(probabilities=True)).do([large])
+    assert "is parsed in tiles, which give no probabilities" in str(record.error)
 
 
 def test_the_manifest_ends_up_with_a_line_for_every_result(tmp_path: Path):

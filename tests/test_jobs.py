@@ -123,7 +123,9 @@ def test_what_concerns_all_images_is_no_failure_of_one(tmp_path: Path):
 
 
 def test_what_failed_before_the_work_ended_is_named_too(tmp_path: Path):
-    work = Recorded(read=fails_at(1, ValueError("1: broken")), write=fails_at(2, OSError(28, "No space left on device")))
+    work = Recorded(
+        read=fails_at(1, ValueError("1: broken")), write=fails_at(2, OSError(28, "No space left on device"))
+    )
     with pytest.raises(ConcernsAll, match=r"(?s)^1: broken\n.*2\.png: cannot be written"):
         process(work, numbered(tmp_path, 4))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from heard import Heard
 from networks import TinyEncoder
+from rectiseg import visualize
 from rectiseg.data import large_images
 from rectiseg.data.images import read_image, read_label_map, write_label_map
 from rectiseg.data.large_images import HeldImage, StreamedImage, label_rows, open_partly
@@ -210,16 +211,43 @@ def test_large_images_are_parsed_in_tiles_by_themselves_and_that_is_said(
     assert reporter.done == 2
 
 
-@pytest.mark.parametrize("wanted", [Wanted(overlay=True), Wanted(panel=True), Wanted(probabilities=True)])
-def test_what_needs_the_whole_image_is_refused_for_it_and_given_for_others(
-    wanted: Wanted, street: Path, tmp_path: Path
+def test_pictures_of_an_image_in_tiles_are_those_of_the_whole_one(street: Path, tmp_path: Path):
+    wanted = Wanted(overlay=True, panel=True)
+    labels_of(local_parser(), street, tmp_path / "whole", None, wanted)
+    labels_of(local_parser(), street, tmp_path / "tiles", 64, wanted)
+    for name in ("street_overlay.png", "street_panel.png"):
+        whole, tiles = (np.asarray(Image.open(tmp_path / folder / name)) for folder in ("whole", "tiles"))
+        np.testing.assert_array_equal(tiles, whole, err_msg=name)
+
+
+def test_pictures_of_a_large_image_are_drawn_of_some_of_its_pixels_and_that_is_said(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rectiseg.prediction.WHOLE_PIXELS", 181 * 203 // 8)
+    monkeypatch.setattr("rectiseg.prediction.SIZE", 50)
+    reporter = Heard()
+    jobs = plan([street], tmp_path / "out")
+    assert predict_files(local_parser(), jobs, CLASSES, PALETTE, Wanted(overlay=True), reporter) == []
+    (sentence,) = reporter.said
+    assert sentence.endswith("; pictures are drawn at 1/3 of its size")
+    labels = read_label_map(tmp_path / "out" / "street.png")
+    assert labels.shape == (181, 203)
+    overlay = np.asarray(Image.open(tmp_path / "out" / "street_overlay.png"))
+    expected = visualize.overlay(read_image(street)[:, ::3, ::3], labels[::3, ::3], PALETTE)
+    np.testing.assert_array_equal(overlay[: expected.shape[0], : expected.shape[1]], expected)
+
+
+def test_probabilities_of_it_are_refused_with_what_gives_them_and_those_of_others_are_written(
+    street: Path, tmp_path: Path
 ):
     Image.open(street).crop((0, 0, 50, 40)).save(tmp_path / "small.png")
     jobs = plan([street, tmp_path / "small.png"], tmp_path / "out")
-    (failure,) = predict_files(local_parser(), jobs, CLASSES, PALETTE, wanted, tile=64)
+    (failure,) = predict_files(local_parser(), jobs, CLASSES, PALETTE, Wanted(probabilities=True), tile=64)
     assert failure.image == street
-    assert "64 pixels a side and is parsed in tiles, which give a label map alone" in failure.sentence
+    assert "more than 64 pixels a side and is parsed in tiles, which give no probabilities" in failure.sentence
+    assert "--tile of its longer side" in failure.sentence
     assert {path.name[:5] for path in (tmp_path / "out").iterdir()} == {"small"}
+    assert predict_files(local_parser(), jobs[:1], CLASSES, PALETTE, Wanted(probabilities=True), tile=203) == []
 
 
 def test_an_image_that_breaks_off_leaves_no_label_map_and_the_others_are_done(street: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 import socket
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,32 @@ def test_small_files_that_become_large_are_refused(session: Session, street: Pat
     Image.new("L", (50, 41)).save(labels)
     with pytest.raises(ValueError, match="50 x 41 is more than 2000 pixels"):
         session.refine(SHIPPED_REFINER, street, labels)
+
+
+def test_large_maps_of_a_small_image_are_refused_before_they_are_decoded(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image, bomb = tmp_path / "dot.png", tmp_path / "bomb.npz"
+    Image.new("RGB", (2, 2)).save(image)
+    maps = np.zeros((2, 101, 100), np.uint8)
+    maps[0] = 255
+    np.savez_compressed(bomb, other=np.zeros(3), logits=maps)
+    np.save(tmp_path / "bomb.npy", maps)
+    with pytest.raises(ValueError, match=r"bomb\.npy: holds 20200 numbers, more than 20000 confidences"):
+        session.refine(SHIPPED_REFINER, image, tmp_path / "bomb.npy")
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=r"bomb\.npz: holds 20200 numbers, more than 20000 confidences"):
+        session.refine(SHIPPED_REFINER, image, bomb)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00\x02\x00{}", b"\x93NUMPY\x09\x09", b"no array"])
+def test_an_archive_of_no_arrays_is_refused_in_a_sentence(
+    content: bytes, session: Session, street: Path, tmp_path: Path
+):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("logits.npy", content)
+    with pytest.raises(ValueError, match=r"odd\.npz: "):
+        session.refine(SHIPPED_REFINER, street, tmp_path / "odd.npz")
 
 
 def test_two_models_of_one_name_are_refused():

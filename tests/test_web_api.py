@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,47 @@ def test_nothing_more_is_taken_when_the_disk_is_as_full_as_it_may_be(session: Se
         asked = [client.post("upload", files={"files": ("street.png", content)}) for content in files]
         assert [answer.status_code for answer in asked] == [200, 200, 507]
         assert "deleted after an hour" in asked[2].json()["detail"]
+
+
+def test_what_is_old_is_deleted_but_for_what_was_there_from_the_start(tmp_path: Path):
+    from rectiseg.web.guard import held, sweep
+
+    (tmp_path / "hash").mkdir()
+    for name in ("hash/example.png", "tmp_broken_off"):
+        (tmp_path / name).write_bytes(b"abc")
+    (tmp_path / "left" / "pictures").mkdir(parents=True)
+    (tmp_path / "gone").symlink_to("nowhere")
+    kept = frozenset({tmp_path / "hash" / "example.png"})
+    sweep(tmp_path, 3600, kept)
+    assert len(list(tmp_path.rglob("*"))) == 6
+    assert held(tmp_path) >= 6
+    for _ in range(2):  # a folder at a time
+        sweep(tmp_path, 0, kept)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["example.png", "hash"]
+
+
+def test_uploads_that_nothing_asks_for_are_deleted(
+    session: Session, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Sent as a field that Gradio does not know; an example stays."""
+    import httpx
+
+    from rectiseg.web import app
+
+    monkeypatch.setattr(app, "KEPT", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    example = tmp_path / "example.png"
+    Image.open(street).save(example)
+    with app.serving(session, [example]) as address, httpx.Client(base_url=f"{address}gradio_api/") as client:
+        (folder,) = tmp_path.glob("rectiseg-web-*")
+        there = set(folder.rglob("*.*"))
+        assert there
+        client.post("upload", files={"strange": ("street.png", street.read_bytes())})
+        assert len([path for path in folder.rglob("*") if path.is_file()]) > len(there)
+        until = time.monotonic() + 20
+        while {path for path in folder.rglob("*") if path.is_file()} != there and time.monotonic() < until:
+            time.sleep(0.1)
+        assert {path for path in folder.rglob("*") if path.is_file()} == there
 
 
 def test_there_is_no_way_past_the_queue(api: "HttpClient"):

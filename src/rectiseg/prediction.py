@@ -1,14 +1,18 @@
 """Parse image files, those that are larger than memory in tiles."""
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
+import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
+from rectiseg import visualize
+from rectiseg.data.files import atomic_path
 from rectiseg.data.images import read_image
 from rectiseg.data.large_images import HeldImage, PartlyRead, is_larger, label_rows, open_partly
 from rectiseg.data.submissions import in_official_ids
@@ -36,8 +40,8 @@ def predict_files(
     """Do the jobs, one image at a time, where the parser is; what was or became a failure comes back.
 
     Images larger than ``tile`` pixels a side, or without one those of more than WHOLE_PIXELS, are read, parsed and
-    written in tiles. What concerns all images (classes that do not match, a full disk) stops the work with a
-    ValueError.
+    written in tiles, and their pictures drawn of at most WHOLE_PIXELS. What concerns all images (classes that do not
+    match, a full disk) stops the work with a ValueError.
     """
     if isinstance(parser, nn.Module) and parser.training:
         raise ValueError("the parser is in training mode, where it answers differently; call parser.eval() first")
@@ -76,7 +80,7 @@ class Parsing:
 
 
 class AnySize(Generic[Seen]):
-    """The same work, but that too large images are read, answered and written in tiles, and only their label maps.
+    """The same work, but that too large images are read, answered and written in tiles, without probabilities.
 
     Tiles are computed under ``computing``, a lock where others compute with the same parser.
     """
@@ -101,12 +105,11 @@ class AnySize(Generic[Seen]):
     def read(self, job: Job) -> Seen | PartlyRead:
         if not too_large(job.image, self.tile):
             return self.whole.read(job)
-        wanted = self.whole.wanted
-        if wanted.overlay or wanted.panel or wanted.probabilities:
+        if self.whole.wanted.probabilities:
             limit = f"{WHOLE_PIXELS} pixels" if self.tile is None else f"{self.tile} pixels a side"
             raise ValueError(
-                f"has more than {limit} and is parsed in tiles, which give a label map alone; ask for no overlay, "
-                "panel or probabilities of it, or reduce it"
+                f"has more than {limit} and is parsed in tiles, which give no probabilities; ask for none, reduce it, "
+                "or parse it whole, with predict's --tile of its longer side, which takes about 1 KB of memory a pixel"
             )
         return open_partly(job.image)
 
@@ -130,23 +133,78 @@ class AnySize(Generic[Seen]):
     def write_in_tiles(self, job: Job, image: PartlyRead) -> None:
         around = surroundings(self.parser)
         rows, columns = (list(around.spans(side, self.size)) for side in (image.height, image.width))
+        wanted = self.whole.wanted
+        sketch = Sketch(image.height, image.width) if wanted.overlay or wanted.panel else None
         held = ", read whole, for libvips (pip install 'rectiseg[large]') is not here or does not know the format"
         self.reporter.say(
             f"{job.image}: {image.width}x{image.height} pixels, parsed in {len(rows) * len(columns)} tiles of at most "
             f"{self.size}x{self.size}, with {around.context} pixels around each"
             f"{held if isinstance(image, HeldImage) else ''}"
+            f"{f'; pictures are drawn at 1/{sketch.step} of its size' if sketch and sketch.step > 1 else ''}"
         )
-        ids, many = self.whole.wanted.ids, len(self.palette) > 256
+        ids, many = wanted.ids, len(self.palette) > 256
         palette = None if many or ids is not None else self.palette
         with writing(job):
             job.labels.parent.mkdir(parents=True, exist_ok=True)
             with label_rows(job.labels, (image.height, image.width), palette, many) as append:
                 for done, row in enumerate(rows, start=1):
-                    labels = np.concatenate([self.labels(image, row, column) for column in columns], axis=1)
+                    labels = np.concatenate([self.labels(image, row, column, sketch) for column in columns], axis=1)
                     append(labels if ids is None else in_official_ids(labels, ids))
                     self.reporter.note(f"{done} of {len(rows)} rows of tiles")
+                if sketch is not None:
+                    draw(job, sketch.prediction(), *self.whole.named(sketch.num_classes), wanted)
 
-    def labels(self, image: PartlyRead, row: Span, column: Span) -> Integer[np.ndarray, "rows columns"]:
+    def labels(
+        self, image: PartlyRead, row: Span, column: Span, sketch: "Sketch | None"
+    ) -> Integer[np.ndarray, "rows columns"]:
+        """Of a tile, which is added to the sketch."""
         prediction = predict(self.parser, image.window(row.seen, column.seen), confidences=False)
         self.whole.named(prediction.num_classes)
+        if sketch is not None:
+            sketch.add(prediction, row, column)
         return prediction.labels[row.inside, column.inside]
+
+
+class Sketch:
+    """What pictures of a large image are drawn of: every so many pixels of every so many lines."""
+
+    def __init__(self, height: int, width: int):
+        self.step = math.ceil(math.sqrt(height * width / WHOLE_PIXELS))
+        self.image = torch.empty(3, math.ceil(height / self.step), math.ceil(width / self.step))
+        self.stages: list[tuple[str, Integer[np.ndarray, "rows columns"]]] = []
+        self.num_classes = 0
+
+    def add(self, tile: Prediction, row: Span, column: Span) -> None:
+        """What is said of a tile and of the pixels around it."""
+        if not self.stages:
+            shape = self.image.shape[1:]
+            self.stages = [(title, np.empty(shape, labels.dtype)) for title, labels in tile.stages]
+            self.num_classes = tile.num_classes
+        (rows, top), (columns, left) = self.taken(row), self.taken(column)
+        self.image[:, top, left] = tile.image[:, rows, columns]
+        for (_, drawn), (_, labels) in zip(self.stages, tile.stages, strict=True):
+            drawn[top, left] = labels[rows, columns]
+
+    def taken(self, span: Span) -> tuple[slice, slice]:
+        """Where pixels are taken of what is seen, and where they go."""
+        first, last = (math.ceil(end / self.step) for end in (span.start, span.stop))
+        return slice(first * self.step - span.first, span.stop - span.first, self.step), slice(first, last)
+
+    def prediction(self) -> Prediction:
+        return Prediction(self.image, self.stages, self.num_classes, None)
+
+
+def draw(
+    job: Job,
+    prediction: Prediction,
+    classes: Sequence[str],
+    palette: UInt8[np.ndarray, "classes 3"],
+    wanted: Wanted,
+) -> None:
+    """The pictures that are wanted."""
+    if wanted.overlay:
+        with atomic_path(job.overlay) as path:
+            visualize.overlay_with_legend(prediction.image, prediction.labels, classes, palette).save(path)
+    if wanted.panel:
+        with atomic_path(job.panel) as path:
+            visualize.panel(prediction.image, prediction.stages, classes, palette).save(path)

@@ -17,7 +17,7 @@ from rectiseg.data.files import atomic_path, refusals_of
 class Record:
     """An input with its label map, or with the sentence that says why there is none.
 
-    ``size`` is (width, height); ``seconds`` passed until the result was written, reading ahead not counted. Both are
+    ``size`` is (width, height); ``seconds`` passed until the image was read, computed and written. Both are
     None for a result that a killed run wrote without a line. ``model`` is the model's fingerprint. Where the image was
     measured, ``counts`` has its pixels as (true class, predicted class, number), without those that are ignored.
     """

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from rectiseg.batch.items import Item
 from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
-from rectiseg.data.images import png_size, read_image, read_label_map
+from rectiseg.data.images import IMAGE_FORMATS, one_sentence, png_size, read_image, read_label_map
 from rectiseg.inference import (
     Naming,
     Prediction,
@@ -95,12 +96,15 @@ class Worker:
             return Record(item.image, item.labels, None, None, self.task.model, placed(failure.sentence, job, item))
         assert isinstance(job, Job)
         size = png_size(job.labels)
-        try:
-            counts = None if item.truth is None else counts_of(job.labels, item.truth, self.task.num_classes)
-        except ValueError as error:
-            return Record(item.image, item.labels, None, None, self.task.model, f"{item.image}: {error}")
         if is_remote(item.labels):
             deliver(job, item.labels)
+        try:
+            counts = None if item.truth is None else counts_of(job.labels, item.truth, self.task.num_classes)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if not of_one_image(error):
+                raise
+            reason = f"{item.truth}: does not fit in memory" if out_of_memory(error) else error
+            return Record(item.image, item.labels, None, None, self.task.model, f"{item.image}: {reason}")
         seconds = round(time.perf_counter() - started, 4)
         return Record(item.image, item.labels, size, seconds, self.task.model, counts=counts)
 
@@ -119,6 +123,11 @@ def counts_of(labels: Path, truth: str, num_classes: int) -> list[list[int]]:
     except ValueError as error:
         raise ValueError(f"{truth}: {error}") from error
     return [[*place, int(matrix[*place])] for place in matrix.nonzero().tolist()]
+
+
+def of_one_image(error: Exception) -> bool:
+    """It is refused, or memory is short; the others may fare better."""
+    return isinstance(error, ValueError) or out_of_memory(error)
 
 
 def staged(item: Item, folder: Path) -> Job | Failure:
@@ -148,45 +157,66 @@ def deliver(job: Job, labels: str) -> None:
 
 
 class Together:
-    """Answers jobs one by one; images of equal size pass through the front together."""
+    """Answers jobs one by one; images of equal size pass through the front together, and only these are held."""
 
     def __init__(self, parser: nn.Module, jobs: Sequence[Job | Failure], task: Task, computing: Lock):
         self.parser = parser
+        self.waiting = [job for job in jobs if isinstance(job, Job)]
         self.task = task
         self.computing = computing
         self.answers: dict[Job, Prediction] = {}
-        self.images: dict[Job, OneImage] = {}
-        for job in jobs:
-            if isinstance(job, Job):
-                with suppress(ValueError, MemoryError, RuntimeError):  # it is raised again when its turn comes
-                    if not too_large(job.image):
-                        self.images[job] = read_image(job.image)
 
     def read(self, job: Job) -> OneImage | None:
         """None where it was parsed together with an earlier one."""
-        if job in self.answers:
-            return None
-        return self.images.pop(job) if job in self.images else read_image(job.image)
+        return None if job in self.answers else read_image(job.image)
 
     def answer(self, job: Job, image: OneImage | None) -> Prediction:
         if image is not None:
-            alike = [other for other, beside in self.images.items() if beside.shape == image.shape]
-            self.parse({job: image} | {other: self.images[other] for other in alike[: self.task.batch_size - 1]})
+            self.waiting = self.waiting[self.waiting.index(job) + 1 :]
+            self.parse({job: image} | self.alike(job, image))
         return self.answers.pop(job)
+
+    def alike(self, job: Job, image: OneImage) -> dict[Job, OneImage]:
+        """The next images of its size, as many as pass with it."""
+        found: dict[Job, OneImage] = {}
+        size = stored_size(job.image) if self.task.batch_size > 1 else None
+        for other in self.waiting:
+            if len(found) == self.task.batch_size - 1:
+                break
+            if other in self.answers or too_large(other.image) or stored_size(other.image) != size:
+                continue
+            try:
+                beside = read_image(other.image)
+            except (MemoryError, RuntimeError, ValueError) as error:
+                if not of_one_image(error):
+                    raise
+                continue  # it is raised again when its turn comes
+            if beside.shape == image.shape:  # a camera may have turned it
+                found[other] = beside
+        return found
 
     def parse(self, images: Mapping[Job, OneImage]) -> None:
         """Where they fail together, be it for lack of memory, the first is parsed alone."""
         with self.computing:
             try:
                 predictions = predict_together(self.parser, list(images.values()), self.task.wanted.probabilities)
-            except (RuntimeError, ValueError) as error:
-                if len(images) == 1 or not (isinstance(error, ValueError) or out_of_memory(error)):
+            except (MemoryError, RuntimeError, ValueError) as error:
+                if len(images) == 1 or not of_one_image(error):
                     raise
                 first = next(iter(images.values()))
                 predictions = predict_together(self.parser, [first], self.task.wanted.probabilities)
-        for job, prediction in zip(images, predictions, strict=False):
-            self.answers[job] = prediction
-            self.images.pop(job, None)
+        self.answers.update(zip(images, predictions, strict=False))
+
+
+def stored_size(image: Path) -> tuple[int, int] | None:
+    """As its header says; None where it says none."""
+    with (
+        suppress(ValueError),
+        one_sentence(image, IMAGE_FORMATS),
+        PillowImage.open(image, formats=IMAGE_FORMATS) as file,
+    ):
+        return file.size
+    return None
 
 
 @torch.inference_mode()

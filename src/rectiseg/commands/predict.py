@@ -36,7 +36,7 @@ def predict(
         ids: Label maps hold this benchmark's official ids, for its tools and servers, in place of class indices.
         scales: Take the mean of what the model says of the image at each of these scales.
         flip: And of its mirror image.
-        tile: Images larger than so many pixels a side are parsed in tiles of it, which give label maps alone.
+        tile: Images larger than so many pixels a side are parsed in tiles of it, which give no probabilities.
             Without it those of more than 4 million pixels are, in tiles of 1024; install rectiseg[large] for them.
         json_file: Where to write, as JSON, every image with its label map or with what is wrong with it.
         device: cpu, cuda, ...

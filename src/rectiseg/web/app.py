@@ -2,17 +2,18 @@
 
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from rectiseg.data.images import IMAGE_SUFFIXES
 from rectiseg.data.predictions import SUFFIXES
 from rectiseg.jobs import out_of_memory
 from rectiseg.models.external.installed import library
-from rectiseg.web.guard import LOOPBACK, Guard
+from rectiseg.web.guard import LOOPBACK, Guard, sweep
 from rectiseg.web.session import Answer, Session
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def serving(
 
     with TemporaryDirectory(prefix="rectiseg-web-") as served, told(served):
         page = interface(session, examples, Path(served))
+        examples_there = frozenset(Path(served).rglob("*"))
         guard = Middleware(Guard, Path(served), session.limits.kept, host in LOOPBACK)
         page.queue(max_size=QUEUE, api_open=False)  # an open one lets requests pass by the queue
         try:
@@ -59,9 +61,31 @@ def serving(
             raise ValueError(f"cannot listen at {host}, port {port}: taken, or not ours; choose another") from error
         assert page.local_url is not None
         try:
-            yield page.local_url
+            with swept(Path(served), examples_there):
+                yield page.local_url
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def swept(served: Path, kept: Collection[Path]) -> Iterator[None]:
+    """What is old, and not kept, is deleted as long as the block lasts.
+
+    Gradio's own deletion takes the examples, too, and forgets an upload that was broken off or that nothing asks for.
+    """
+    over = Event()
+
+    def sweep_again() -> None:
+        while not over.wait(KEPT):
+            sweep(served, KEPT, kept)
+
+    thread = Thread(target=sweep_again, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -100,7 +124,7 @@ def interface(session: Session, examples: Sequence[Path], served: Path) -> "Bloc
             path = given(image, "image")
             return shown(session.refine(refiner, path, given(prediction, "prediction")), path)
 
-    with gradio.Blocks(title="rectiseg", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    with gradio.Blocks(title="rectiseg", analytics_enabled=False) as page:
         gradio.Markdown("# rectiseg\nLabels of an image, before and after refinement.")
         with gradio.Tab("Parse an image"):
             image = gradio.File(label="image file", file_types=sorted(IMAGE_SUFFIXES))

@@ -3,7 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +86,26 @@ def held(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            path = Path(place, name)
-            total += path.lstat().st_size if path.exists() else 0
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                total += Path(place, name).lstat().st_size
     return total
+
+
+def sweep(folder: Path, age: float, kept: Collection[Path]) -> None:
+    """Delete files of so many seconds, but for those that are kept, and what folders are empty then.
+
+    A folder counts from when its last file went.
+    """
+    until = time.time() - age
+    for place, folders, names in os.walk(folder, topdown=False):
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):  # gone meanwhile, or in use
+                if path not in kept and path.lstat().st_ctime <= until:
+                    path.unlink()
+        for path in (Path(place, name) for name in folders):
+            with suppress(OSError):  # not empty
+                if path.lstat().st_ctime <= until:
+                    path.rmdir()
 
 
 async def checked(receive: Receive) -> Receive:

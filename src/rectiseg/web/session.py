@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rectiseg import visualize
 from rectiseg.data.images import IMAGE_FORMATS, one_sentence, read_image
-from rectiseg.data.predictions import Size, interpreted, read_array
+from rectiseg.data.predictions import NPY_HEADERS, Size, interpreted, read_array
 from rectiseg.inference import (
     Prediction,
     Wanted,
@@ -201,9 +201,14 @@ def read_limited_prediction(
     """`data.predictions.read_prediction` for files of strangers: small ones can hold, or become, very large arrays."""
     if path.suffix.lower() == ".png":
         refuse_large_image(path, limits)
-    if path.suffix.lower() == ".npz" and unpacked_size(path) > 8 * limits.confidences:
-        raise ValueError(f"{path}: unpacks to more than {8 * limits.confidences} bytes; save fewer or smaller arrays")
+    if path.suffix.lower() == ".npz":
+        if unpacked_size(path) > 8 * limits.confidences:
+            raise ValueError(
+                f"{path}: unpacks to more than {8 * limits.confidences} bytes; save fewer or smaller arrays"
+            )
+        refuse_many_numbers(path, promised(path), limits)
     array = read_array(path)
+    refuse_many_numbers(path, array.size, limits)
     count = max(num_classes or 0, classes_in(array))
     if count * size[0] * size[1] > limits.confidences:
         raise ValueError(
@@ -223,6 +228,31 @@ def unpacked_size(path: Path) -> int:
             return sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile:
         return 0
+
+
+def promised(path: Path) -> int:
+    """How many numbers an archive's largest array has by its header; 0 for what its reader refuses."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return max((numbers_in(archive, name) for name in archive.namelist()), default=0)
+    except zipfile.BadZipFile:
+        return 0
+
+
+def numbers_in(archive: zipfile.ZipFile, name: str) -> int:
+    try:
+        with archive.open(name) as file:
+            shape, *_ = NPY_HEADERS[np.lib.format.read_magic(file)](file)
+        return math.prod(shape)
+    except Exception:  # of many kinds, as in `read_array`, which says what is wrong
+        return 0
+
+
+def refuse_many_numbers(path: Path, count: int, limits: Limits) -> None:
+    if count > limits.confidences:
+        raise ValueError(
+            f"{path}: holds {count} numbers, more than {limits.confidences} confidences; save smaller maps"
+        )
 
 
 def classes_in(array: np.ndarray) -> int:
