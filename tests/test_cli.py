@@ -143,8 +143,10 @@ def test_images_larger_than_a_tile_are_parsed_in_tiles_and_that_is_said(
     assert status_of(monkeypatch, *arguments) == 0
     assert f"{image}: 50x37 pixels, parsed in 4 tiles of at most 32x32" in capsys.readouterr().err
     assert Image.open(tmp_path / "out" / "0.png").size == (50, 37)
-    assert status_of(monkeypatch, *arguments, "--panel") == 1
-    assert "which give a label map alone" in capsys.readouterr().err
+    assert status_of(monkeypatch, *arguments, "--panel") == 0
+    assert (tmp_path / "out" / "0_panel.png").exists()
+    assert status_of(monkeypatch, *arguments, "--probabilities") == 1
+    assert "which give no probabilities" in capsys.readouterr().err
     assert status_of(monkeypatch, *arguments[:-1], "0") == 2
 
 
