@@ -56,9 +56,10 @@ def evaluate_parser(
             image = sample.image[None].to(device)
             rows = dict(cumulative(stages(parser, image)))
             start, front = next(iter(rows.items()))
-            rows |= {f"{start} +{name}": refiner(image, front) for name, refiner in refiners.items()}
+            for name, refiner in refiners.items():
+                rows[f"{start} +{name}"] = refined = refiner(image, front)
+                refuse_nan(refined)
             for name, logits in rows.items():
-                refuse_nan(logits)
                 prediction = likeliest(logits).cpu()
                 matrices.setdefault(name, ConfusionMatrix(num_classes)).update(prediction, sample.labels[None])
                 for title, measure in further.items():

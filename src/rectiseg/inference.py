@@ -189,6 +189,21 @@ def write(
         tensors = {"probabilities": prediction.logits.softmax(dim=0).half()}
         with atomic_path(job.probabilities) as path:
             save_file(tensors, path, {"classes": json.dumps(list(classes))})
+    draw(job, prediction, classes, palette, wanted)
+    if wanted.ids is None:
+        write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)
+    else:
+        write_label_map(job.labels, in_official_ids(prediction.labels, wanted.ids))
+
+
+def draw(
+    job: Job,
+    prediction: Prediction,
+    classes: Sequence[str],
+    palette: UInt8[np.ndarray, "classes 3"],
+    wanted: Wanted,
+) -> None:
+    """The pictures that are wanted, each whole or not at all."""
     if wanted.overlay:
         picture = visualize.overlay_with_legend(prediction.image, prediction.labels, classes, palette)
         with atomic_path(job.overlay) as path:
@@ -197,7 +212,3 @@ def write(
         picture = visualize.panel(prediction.image, prediction.stages, classes, palette)
         with atomic_path(job.panel) as path:
             picture.save(path)
-    if wanted.ids is None:
-        write_label_map(job.labels, prediction.labels, palette if len(palette) <= 256 else None)
-    else:
-        write_label_map(job.labels, in_official_ids(prediction.labels, wanted.ids))

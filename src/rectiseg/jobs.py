@@ -152,7 +152,7 @@ def answer(work: Work[Seen, Answer], job: Job, reading: "Future[Seen]", writer: 
     except ConcernsAll:
         raise
     except (MemoryError, RuntimeError) as error:
-        writer.fail(too_large(job, error))
+        writer.fail(does_not_fit(job, error))
     except ValueError as error:
         sentence = str(error) if str(error).startswith(f"{job.image}:") else f"{job.image}: {error}"
         writer.fail(Failure(job.image, sentence))
@@ -160,8 +160,8 @@ def answer(work: Work[Seen, Answer], job: Job, reading: "Future[Seen]", writer: 
         writer.write(work.write, job, answered)
 
 
-def too_large(job: Job, error: Exception) -> Failure:
-    """For the memory, if that is what the error says."""
+def does_not_fit(job: Job, error: Exception) -> Failure:
+    """Into memory, if that is what the error says; any other error is raised again."""
     if not out_of_memory(error):
         raise error
     return Failure(job.image, f"{job.image}: does not fit in memory; cut it into smaller images")
@@ -206,7 +206,7 @@ class Writer:
         except ConcernsAll:
             raise
         except (MemoryError, RuntimeError) as error:
-            self.failures.append(too_large(job, error))
+            self.failures.append(does_not_fit(job, error))
         except ValueError as error:
             self.failures.append(Failure(job.image, str(error)))
         self.on_image()

@@ -11,12 +11,10 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from rectiseg import visualize
-from rectiseg.data.files import atomic_path
 from rectiseg.data.images import read_image
 from rectiseg.data.large_images import HeldImage, PartlyRead, is_larger, label_rows, open_partly
 from rectiseg.data.submissions import in_official_ids
-from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, predict
+from rectiseg.inference import LABELS_ONLY, Prediction, Wanted, Written, draw, predict
 from rectiseg.jobs import ConcernsAll, Failure, Job, Seen, out_of_memory, process, writing
 from rectiseg.models.tiled import SIZE, Span, refuse_no_pixels, surroundings
 from rectiseg.progress import Reporter
@@ -192,19 +190,3 @@ class Sketch:
 
     def prediction(self) -> Prediction:
         return Prediction(self.image, self.stages, self.num_classes, None)
-
-
-def draw(
-    job: Job,
-    prediction: Prediction,
-    classes: Sequence[str],
-    palette: UInt8[np.ndarray, "classes 3"],
-    wanted: Wanted,
-) -> None:
-    """The pictures that are wanted."""
-    if wanted.overlay:
-        with atomic_path(job.overlay) as path:
-            visualize.overlay_with_legend(prediction.image, prediction.labels, classes, palette).save(path)
-    if wanted.panel:
-        with atomic_path(job.panel) as path:
-            visualize.panel(prediction.image, prediction.stages, classes, palette).save(path)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rectiseg.data.confidences import Confidences, View, read_about, store_confidences, store_refined
 from rectiseg.data.datasets import Dataset, PairedFiles, Split, Subset, left_out
+from rectiseg.data.files import digest_of
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
 from rectiseg.metrics import Scores, class_weights
@@ -194,7 +195,8 @@ class Training:
         if self.grn_weights is not None and "grn" in (stage, *STANDS_ON.get(name, ())):
             followed["grn_weights"] = identity(self.started_grn())
         if self.encoder_weights is not None:
-            followed["encoder_weights"] = digest_of(self.encoder_weights)
+            weights = self.encoder_weights
+            followed["encoder_weights"] = weights if isinstance(weights, str) else digest_of(weights)
         seed = self.seed if stage == "front" else self.refiner_seed
         known = [recipe, settings[stage], followed, self.seed, seed, list(images)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
@@ -445,10 +447,3 @@ def refuse_one_for_both(train: Dataset, val: Dataset) -> None:
         if both:
             image = min(both)[0]
             raise ValueError(f"{image}: train and val would be the same images; give each a folder, train/ and val/")
-
-
-def digest_of(weights: Path | Literal["random"]) -> str:
-    if isinstance(weights, str):
-        return weights
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

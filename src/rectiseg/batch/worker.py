@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from rectiseg.batch.items import Item
 from rectiseg.batch.manifest import Record
 from rectiseg.batch.places import fetch, is_remote, publish
-from rectiseg.data.images import IMAGE_FORMATS, one_sentence, png_size, read_image, read_label_map
+from rectiseg.data.images import png_size, read_image, read_label_map
+from rectiseg.data.large_images import stored_size
 from rectiseg.inference import (
     Naming,
     Prediction,
@@ -206,17 +205,6 @@ class Together:
                 first = next(iter(images.values()))
                 predictions = predict_together(self.parser, [first], self.task.wanted.probabilities)
         self.answers.update(zip(images, predictions, strict=False))
-
-
-def stored_size(image: Path) -> tuple[int, int] | None:
-    """As its header says; None where it says none."""
-    with (
-        suppress(ValueError),
-        one_sentence(image, IMAGE_FORMATS),
-        PillowImage.open(image, formats=IMAGE_FORMATS) as file,
-    ):
-        return file.size
-    return None
 
 
 @torch.inference_mode()

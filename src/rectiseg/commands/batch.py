@@ -1,6 +1,5 @@
 """`rectiseg batch`: parse, refine or measure images by the million, on one machine or many."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -191,10 +190,10 @@ def load_file_refiner(model: Path | None, confidences: bool, device: str) -> "Fi
 
 def source_of(model: "nn.Module", path: Path | None) -> str:
     """Its title and fingerprint; of an exported model, whose weights cannot be looked at, the file's."""
+    from rectiseg.data.files import digest_of
     from rectiseg.models.checkpoint import identity
     from rectiseg.models.exported import OPENERS
 
     if path is None or path.suffix not in OPENERS:
         return identity(model)
-    with path.open("rb") as file:
-        return f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    return f"{path.name} {digest_of(path)}"

@@ -156,3 +156,9 @@ def taken(file: IO[str], lock: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), lock.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
+
+
+def digest_of(path: Path) -> str:
+    """Twelve hexadecimal digits that change with what the file holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

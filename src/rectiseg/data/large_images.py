@@ -1,5 +1,6 @@
 """Images that are read some rows at a time, and label maps that are written so: neither is ever whole in memory."""
 
+import math
 import struct
 import warnings
 import zlib
@@ -147,14 +148,21 @@ def libvips() -> Any | None:
 def is_larger(path: Path, side: int | None, pixels: int) -> bool:
     """Than so many pixels a side, or where no side is given in all, as the file's header says; no if it says none."""
     try:
+        size = stored_size(path)
+    except PillowImage.DecompressionBombError:
+        return True
+    return size is not None and (max(size) > side if side is not None else math.prod(size) > pixels)
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's header says; None if it says none. Pillow raises its own error for huge ones."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
             with PillowImage.open(path, formats=IMAGE_FORMATS) as image:
-                return max(image.size) > side if side is not None else image.width * image.height > pixels
-    except PillowImage.DecompressionBombError:
-        return True
+                return image.size
     except (OSError, SyntaxError, ValueError, struct.error):  # who reads it will say what is wrong
-        return False
+        return None
 
 
 @contextmanager

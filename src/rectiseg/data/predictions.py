@@ -5,8 +5,9 @@ be of fewer pixels than the image. Label maps are grey or palette PNGs, or array
 """
 
 from collections.abc import Callable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -190,11 +191,16 @@ class SeveralArrays(Exception):
 
 def read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        read_header = NPY_HEADERS[np.lib.format.read_magic(file)]
-        *_, dtype = read_header(file)
+        _, dtype = npy_header(file)
     if not dtype.itemsize:  # by which numpy would divide, and end the process
         raise ValueError("its values have no size")
     return np.load(path, mmap_mode="r", allow_pickle=False)  # a header that promises too much fails at once
+
+
+def npy_header(file: IO[bytes] | BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and type of the array that follows."""
+    shape, _, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    return shape, dtype
 
 
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

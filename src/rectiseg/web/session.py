@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rectiseg import visualize
 from rectiseg.data.images import IMAGE_FORMATS, one_sentence, read_image
-from rectiseg.data.predictions import NPY_HEADERS, Size, interpreted, read_array
+from rectiseg.data.predictions import Size, interpreted, npy_header, read_array
 from rectiseg.inference import (
     Prediction,
     Wanted,
@@ -32,8 +32,9 @@ from rectiseg.inference import (
 from rectiseg.jobs import Job
 from rectiseg.models.checkpoint import load_parser, load_refiner
 from rectiseg.models.combine import SceneParser
+from rectiseg.models.fusion import classes_of
 from rectiseg.models.grn import GRN
-from rectiseg.refinement import classes_of, default_refiner, numbered
+from rectiseg.refinement import default_refiner, numbered
 from rectiseg.types import IGNORE_INDEX, Image, Logits, Parser, Refiner
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -242,9 +243,9 @@ def promised(path: Path) -> int:
 def numbers_in(archive: zipfile.ZipFile, name: str) -> int:
     try:
         with archive.open(name) as file:
-            shape, *_ = NPY_HEADERS[np.lib.format.read_magic(file)](file)
+            shape, _ = npy_header(file)
         return math.prod(shape)
-    except Exception:  # of many kinds, as in `read_array`, which says what is wrong
+    except Exception:  # numpy reads a header as Python, as in `read_array`, which is next and says what is wrong
         return 0
 
 
