@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.run import get_args_parser
 
@@ -36,6 +37,7 @@ from rectiseg.models.grn import GRN
 from rectiseg.models.light_encoder import LightEncoder
 from rectiseg.models.lrn import LRN
 from rectiseg.models.resnet import ResNet
+from rectiseg.models.zoo.espnet import ESPNet
 from rectiseg.recipes import RECIPES, Recipe
 from rectiseg.settings import Settings
 from test_cli import status_of
@@ -182,7 +184,7 @@ def test_every_command_and_program_is_run_or_named_as_one_that_is_not():
         assert any(command.startswith(beginning) for command in commands), beginning
         assert all((ROOT / "tests" / test).is_file() for test in re.findall(r"test_\w+\.py", reason)), reason
     with_programs = {page for page in PAGES if programs_of(page)}
-    assert with_programs == PROGRAMS_RUN_ELSEWHERE | {"index.md", "refine.md", "how_it_works.md"}
+    assert with_programs == PROGRAMS_RUN_ELSEWHERE | {"index.md", "refine.md", "how_it_works.md", "reproduce.md"}
 
 
 def test_the_start_s_commands_run_one_after_another(place: Path, monkeypatch: pytest.MonkeyPatch):
@@ -234,8 +236,11 @@ def test_the_commands_of_camvid_and_of_a_submission_run_one_after_another(place:
     city.mkdir(parents=True)
     Image.fromarray(generate_scene(0, 33, 45)[0]).save(city / "berlin_000000_000019_leftImg8bit.png")
     save_parser(place / "runs" / "cityscapes", Cityscapes)
+    save_file(ESPNet.camvid().state_dict(), place / "espnet_p2q8_camvid.safetensors")
+    run_programs("reproduce.md")
     run_all("reproduce.md", monkeypatch)
-    assert (place / "runs" / "camvid_lite" / "parser.safetensors").exists()
+    for run, made in (("camvid_lite", "parser"), ("espnet", "refiner")):
+        assert (place / "runs" / run / f"{made}.safetensors").exists(), run
     (written,) = (place / "submission").rglob("*.png")
     assert {*np.unique(Image.open(written))} <= {*official_ids("cityscapes")}
 

@@ -12,10 +12,12 @@ from torch import nn
 
 from networks import TinyEncoder, random, random_logits, tiny_grn
 from rectiseg import cli, table2, table2_rows, train
+from rectiseg.data.confidences import View, store_confidences
 from rectiseg.held_out import WithoutDrive
 from rectiseg.measured import Measured
 from rectiseg.models.checkpoint import fingerprint, identity, load, load_refiner, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
+from rectiseg.models.front import Front
 from rectiseg.progress import Reporter
 from rectiseg.recipes import RECIPES
 from rectiseg.table2 import as_json, as_page, measure_all, measure_drives, measure_rows, milliseconds, over_drives
@@ -254,6 +256,22 @@ def test_the_page_has_both_tables_and_says_what_printed_it(tmp_path: Path, monke
     low, high = figure["interval"]
     said = f"{100 * figure['seeds'][0]:.2f} | {100 * figure['gain']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
     assert line.startswith(f"| +LRN | 1 | {said} |")
+
+
+def test_after_another_parser_the_page_names_it_and_needs_no_front(tmp_path: Path):
+    made = rows_of(tmp_path / "out", seeds=1).first
+    for split, views in (("train", [View(), View(flip=True)]), ("val", [View()])):
+        front = Front(TinyEncoder(), made.num_classes).eval()
+        store_confidences(front, made.datasets[split], tmp_path / "stored" / split, views, "another parser 0123")
+    made.confidences = tmp_path / "stored"
+    rows = Rows([made], [made], crf=False, iterated=False)
+    found = measure_all(rows, with_drives=False, folder=tmp_path / "table2", train=False)
+    lines = as_page(found, "rectiseg table2 ...").splitlines()
+    assert lines[0] == "# Table 2: scenes_tiny, after another parser 0123"
+    (front,) = (line for line in lines if line.startswith("| front | 1 |"))
+    figures = as_json(found)["val"]["front"]["mean IoU"]["seeds"]
+    assert f"| {100 * figures[0]:.2f} |" in front
+    assert f"Not measured: {'; '.join(f'+{title}' for title in TITLES[1:-1])}." in lines
 
 
 def test_the_command_prints_the_same_page_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -155,7 +155,8 @@ def measure_all(rows: Rows, with_drives: bool, folder: Path, train: bool = True)
 def as_page(found: Table2, command: str) -> str:
     """Both tables, with what they were printed from."""
     rows, val, parts = found.rows, found.val, found.drives
-    lines = [f"# Table 2: {rows.first.recipe.name}", "", f"Printed by `{command}`.", "", "## Val", ""]
+    other = "" if rows.first.confidences is None else f", after {rows.first.key_of(FRONT)}"  # another parser
+    lines = [f"# Table 2: {rows.first.recipe.name}{other}", "", f"Printed by `{command}`.", "", "## Val", ""]
     lines += [*table(rows.first, found.timed(val), found.images), *missing(rows, val)]
     if parts is not None:
         lines += ["", "## Drives that nothing was trained on", "", *drives_table(found, parts)]
