@@ -3,7 +3,7 @@
 import torch
 
 from rectiseg.consistency import WRONG_REGIONS
-from rectiseg.measured import Measured, as_markdown, gain, joined, measures
+from rectiseg.measured import Measured, as_markdown, gain, gains_as_markdown, joined, measures
 
 BLOCKS = [[0], [1]]
 
@@ -41,6 +41,19 @@ def test_the_table_s_figures_are_those_of_the_counts():
         before, after = (scale * float(measure.value(one.counts[name].sum(dim=0))) for one in (front, other))
         assert value == f"{after:.2f}"
         assert gained.startswith(f"{after - before:+.2f} [")
+
+
+def test_gains_over_another_row_than_the_front_are_what_they_differ_by():
+    rows = {title: [random_measurements(seed)] for seed, title in enumerate(("front", "CRF", "ensemble of 2", "LRN"))}
+    header, _, *lines = gains_as_markdown(rows, "CRF", 2, BLOCKS)
+    assert header == "| gain over +CRF | mean IoU | pixel accuracy | boundary F at 3 px | wrong regions an image |"
+    assert [line.split(" | ")[0] for line in lines] == ["| ensemble of 2", "| +LRN"]
+    for (name, measure), cell in zip(measures(2).items(), lines[1].split(" | ")[1:], strict=True):
+        scale = 1 if name == WRONG_REGIONS else 100
+        before, after = (
+            scale * float(measure.value(rows[title][0].counts[name].sum(dim=0))) for title in ("CRF", "LRN")
+        )
+        assert cell.startswith(f"{after - before:+.2f} [")
 
 
 def test_joined_measurements_are_of_all_their_images():

@@ -214,9 +214,9 @@ def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks
     titles = [part for name in measures(num_classes) for part in (name, "gain")]
     lines = ["| | seeds | " + " | ".join(titles) + " | ms |", "|---|--:|" + "--:|" * (len(titles) + 1)]
     for title, row in figures(rows, num_classes, blocks).items():
-        cells = [title if title.startswith(("front", "ensemble")) else f"+{title}", str(len(rows[title]))]
+        cells = [name_of(title), str(len(rows[title]))]
         for name, figure in row.items():
-            scale = 1 if name == WRONG_REGIONS else 100
+            scale = scale_of(name)
             values = [scale * value for value in figure.values]
             cells.append(f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else ""))
             cells.append("" if figure.gain is None else gained(figure.gain, scale))
@@ -224,6 +224,26 @@ def as_markdown(rows: Mapping[str, Sequence[Measured]], num_classes: int, blocks
         cells.append("" if milliseconds is None else f"{milliseconds:.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def gains_as_markdown(rows: Mapping[str, Sequence[Measured]], over: str, num_classes: int, blocks: Blocks) -> list[str]:
+    """What every row gains over that one, which has one seed, with 95 % intervals; the front and it are left out."""
+    kinds = measures(num_classes)
+    lines = [f"| gain over +{over} | " + " | ".join(kinds) + " |", "|---|" + "--:|" * len(kinds)]
+    for title, row in rows.items():
+        if title not in ("front", over):
+            intervals = [gain(rows[over][0], row, name, measure, blocks) for name, measure in kinds.items()]
+            cells = [gained(interval, scale_of(name)) for name, interval in zip(kinds, intervals, strict=True)]
+            lines.append(f"| {name_of(title)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def name_of(title: str) -> str:
+    return title if title.startswith(("front", "ensemble")) else f"+{title}"
+
+
+def scale_of(measure: str) -> int:
+    return 1 if measure == WRONG_REGIONS else 100
 
 
 def gained(interval: Interval, scale: float) -> str:

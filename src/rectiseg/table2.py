@@ -20,6 +20,7 @@ from rectiseg.measured import (
     Measured,
     as_markdown,
     counted,
+    gains_as_markdown,
     joined,
     looks_again,
     read_record,
@@ -210,7 +211,10 @@ def missing(rows: Iterable[Row], found: Mapping[str, Sequence[Measured]]) -> lis
 
 def table(training: Training, rows: Mapping[str, Sequence[Measured]], names: Sequence[str]) -> list[str]:
     blocks = blocks_of(names)
-    return [as_markdown(rows, training.num_classes, blocks), "", f"{len(names)} images in {len(blocks)} blocks."]
+    lines = [as_markdown(rows, training.num_classes, blocks), "", f"{len(names)} images in {len(blocks)} blocks."]
+    if CRF in rows:
+        lines += ["", *gains_as_markdown(rows, CRF, training.num_classes, blocks)]
+    return lines
 
 
 def minutes_of(rows: Mapping[str, Sequence[Measured]]) -> dict[str, float]:
