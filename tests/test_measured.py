@@ -1,9 +1,20 @@
 """What is said of measurements: gains with intervals, a line a row."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
+from torch import nn
 
 from rectiseg.consistency import WRONG_REGIONS
-from rectiseg.measured import Measured, as_markdown, gain, gains_as_markdown, joined, measures
+from rectiseg.data.confidences import Confidences, View, store_confidences
+from rectiseg.data.datasets import Subset
+from rectiseg.measured import Measured, as_markdown, gain, gains_as_markdown, joined, measured, measures
+from rectiseg.models.combine import Cascade
+from rectiseg.models.context import MultiScaleContext
+from rectiseg.progress import Reporter
+from rectiseg.views import ConfidenceViews
+from tiny_stage import Doubtful, Drawn, K
 
 BLOCKS = [[0], [1]]
 
@@ -54,6 +65,36 @@ def test_gains_over_another_row_than_the_front_are_what_they_differ_by():
             scale * float(measure.value(rows[title][0].counts[name].sum(dim=0))) for title in ("CRF", "LRN")
         )
         assert cell.startswith(f"{after - before:+.2f} [")
+
+
+class Counting(Reporter):
+    images = 0
+
+    def advance(self) -> None:
+        self.images += 1
+
+
+def test_a_measurement_is_taken_once_of_one_network_on_the_same_images(tmp_path: Path):
+    dataset = Drawn(3)
+    store_confidences(Doubtful(), dataset, tmp_path / "stored", [View()], "doubtful")
+
+    def taken(network: nn.Module, indices: Sequence[int]) -> tuple[int, Measured]:
+        views, counting = ConfidenceViews(Confidences(Subset(dataset, indices), tmp_path / "stored")), Counting()
+        found = measured(network, views, tmp_path / "record.safetensors", before=2.0, reporter=counting)
+        assert found.milliseconds > 2.0
+        return counting.images, found
+
+    images, first = taken(Cascade(), [0, 1])
+    assert images == 2
+    images, again = taken(Cascade(), [0, 1])
+    assert images == 0
+    assert again.milliseconds == first.milliseconds
+    assert all(again.counts[name].equal(counts) for name, counts in first.counts.items())
+    images, others = taken(Cascade(), [1, 2])
+    assert images == 2
+    assert others.counts["mean IoU"][0].equal(first.counts["mean IoU"][1])
+    assert not others.counts["mean IoU"].equal(first.counts["mean IoU"])
+    assert taken(MultiScaleContext(K), [1, 2])[0] == 2
 
 
 def test_joined_measurements_are_of_all_their_images():

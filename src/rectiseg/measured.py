@@ -65,13 +65,14 @@ def measured(
 ) -> Measured:
     """What a refiner makes of stored confidences, or a parser of their images.
 
-    It is taken from the record, if that is of this network, these confidences, this machine and the measures as they
-    are now. A refiner's time includes ``before``, the milliseconds of what made the confidences.
+    It is taken from the record, if that is of this network, these confidences of these images, this machine and the
+    measures as they are now. A refiner's time includes ``before``, the milliseconds of what made the confidences.
     """
     before = 0.0 if looks_again(network) else before
     about = {
         "network": identity(network),
         "confidences": json.dumps(views.confidences.about, sort_keys=True),
+        "images": digest(views.confidences.dataset.names),
         "machine": machine(),
     }
     num_classes = len(views.confidences.dataset.classes)
@@ -81,6 +82,11 @@ def measured(
         found = counted(network, views, reporter, device)
         write_record(path, replace(found, about=about), num_classes)
     return replace(found, milliseconds=before + found.milliseconds)
+
+
+def digest(names: Sequence[str]) -> str:
+    """Twelve hexadecimal digits of the names of images."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 def looks_again(network: nn.Module) -> bool:

@@ -5,7 +5,6 @@ is not trained yet is trained. What was measured is kept as a record, by the set
 networks follow from, so that the table outlives their weights.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from rectiseg.measured import (
     Measured,
     as_markdown,
     counted,
+    digest,
     gains_as_markdown,
     joined,
     looks_again,
@@ -116,10 +116,6 @@ def milliseconds(rows: Iterable[Row], folder: Path, train: bool = True) -> dict[
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     return {title: of_networks[key] for title, (key, _) in chosen.items()}
-
-
-def digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
