@@ -9,6 +9,9 @@ from rectiseg.models.lrn import NARROW, TABLE_1
 from rectiseg.models.pretrained import EncoderName
 from rectiseg.settings import Settings
 
+SETTINGS = ("front", "grn", "lrn", "light", "bilateral", "context")
+"""What recipes have settings for."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -73,8 +76,7 @@ def camvid_paper() -> Recipe:
 
 
 def resized(recipe: Recipe, name: str, dataset: str, crop: tuple[int, int], scales: tuple[float, ...]) -> Recipe:
-    names = ("front", "grn", "lrn", "light", "bilateral", "context")
-    stages = {name: replace(getattr(recipe, name), crop=crop, scales=scales) for name in names}
+    stages = {name: replace(getattr(recipe, name), crop=crop, scales=scales) for name in SETTINGS}
     return replace(recipe, name=name, dataset=dataset, **stages)  # pyright: ignore
 
 

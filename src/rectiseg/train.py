@@ -39,7 +39,7 @@ from rectiseg.models.lrn import LRN
 from rectiseg.models.pretrained import pretrained_encoder
 from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
-from rectiseg.recipes import Recipe
+from rectiseg.recipes import SETTINGS, Recipe
 from rectiseg.settings import Settings, changed
 from rectiseg.stage import confusion, train_stage
 from rectiseg.stage_names import StageName
@@ -53,8 +53,6 @@ STAGES: dict[str, tuple[StageName, ...]] = {
 }
 """What is trained for a parser that ends so."""
 PAPER_ITERATIONS = 3
-SETTINGS = ("front", "grn", "lrn", "light", "bilateral", "context")
-"""What recipes have settings for."""
 STANDS_ON: dict[str, tuple[str, ...]] = {
     "grn": ("front",),
     "lrn": ("front", "grn"),
