@@ -78,6 +78,11 @@ def test_no_scale_or_one_that_is_not_positive_is_refused(scales: tuple[float, ..
         MultiScale(Brightness(), scales)
 
 
+def test_a_misspelt_mean_is_refused():
+    with pytest.raises(ValueError, match="logit"):
+        MultiScale(Brightness(), mean="logit")  # pyright: ignore
+
+
 def test_an_ensemble_is_the_logarithm_of_the_mean_probability():
     image = random(1, 3, 6, 7)
     three = [Brightness(slope) for slope in (1.0, 2.0, 500.0)]

@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from rectiseg.models.combine import log_mean_probability
+from rectiseg.ops.propagate import refuse_unknown
 from rectiseg.ops.resize import resized, scaled
 from rectiseg.types import Image, Logits, Parser
+
+Mean = Literal["probabilities", "logits"]
 
 
 class MultiScale(nn.Module):
     """A parser that sees the image in several sizes, and in each its mirror image too; itself a parser.
 
     The answers are brought to the image's size and averaged there, as probabilities, whose logarithm is returned, or as
-    logits. The scales are section 4.1's for ADE20K; it leaves 1.5 out for Cityscapes. No scale, or one that is not
-    positive, raises ValueError.
+    logits. The scales are section 4.1's for ADE20K; it leaves 1.5 out for Cityscapes. No scale, one that is not
+    positive, or another mean raises ValueError.
     """
 
     def __init__(
@@ -24,16 +27,17 @@ class MultiScale(nn.Module):
         parser: nn.Module,
         scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5),
         flip: bool = True,
-        mean: Literal["probabilities", "logits"] = "probabilities",
+        mean: Mean = "probabilities",
     ):
         super().__init__()
+        refuse_unknown("mean", mean, Mean)
         if not scales or min(scales) <= 0:
             raise ValueError(f"an image is seen at one positive scale or more, not at {list(scales)}")
         self.parser = parser
         self.classes = known_classes(parser)
         self.scales = tuple(scales)
         self.flip = flip
-        self.mean = mean
+        self.mean: Mean = mean
 
     def answers(self, image: Image) -> Iterator[Logits]:
         """What the parser says of each view, every pixel where the image has it."""
