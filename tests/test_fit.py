@@ -1,5 +1,6 @@
 """A refiner fitted to predictions, and the gate that it has to pass."""
 
+import csv
 import json
 import shutil
 import sys
@@ -92,6 +93,12 @@ def test_a_fitting_that_was_done_is_not_done_again(noisy: Path, tmp_path: Path, 
 def test_grn_and_lrn_are_fitted_together(perfect: Path, tmp_path: Path):
     fitted = fit(opened(perfect), tmp_path, "both", steps=2)
     assert [type(refiner).__name__ for refiner in fitted.refiner.refiners] == ["GRN", "BilateralLRN"]  # pyright: ignore
+    (curves,) = tmp_path.rglob("lrn_after_grn/curves.csv")
+    with curves.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["mean_iou"]) == pytest.approx(
+        fitted.scores[1].mean_iou, abs=2e-3
+    )  # what both do: GRN comes first
 
 
 def test_runs_of_neighbours_stay_together():

@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from rectiseg.data.confidences import Confidences, store_refined
+from rectiseg.data.confidences import Confidences, View, store_refined
 from rectiseg.data.datasets import left_out
 from rectiseg.data.predicted import Predicted
 from rectiseg.intervals import Blocks, Interval, paired_difference
@@ -26,7 +26,7 @@ from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
 from rectiseg.recipes import camvid_lite
 from rectiseg.settings import Settings
-from rectiseg.stage import confusion, train_stage
+from rectiseg.stage import train_reporting
 from rectiseg.views import ConfidenceViews, TrainingData
 
 Kind = Literal["lrn", "grn", "both"]
@@ -102,20 +102,10 @@ class Trainer:
         """The stage that ``build`` makes, trained on ``data``; its curve shows what it is worth on ``val``."""
         torch.manual_seed(self.seed)
         stage = build().to(self.device)
-
-        def predict(index: int) -> tuple[Tensor, Tensor]:
-            inputs, labels = val.whole(index)
-            return stage(*[tensor.to(self.device) for tensor in inputs]), labels
-
-        def validate(_: nn.Module) -> Scores:
-            return confusion(predict, len(val), len(val.confidences.dataset.classes), self.accelerator)
-
-        def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
-            self.reporter.step(step, loss, scores)
-
-        self.reporter.stage(name, settings.epochs * max(1, len(data) // settings.batch))
-        train_stage(stage, data, settings, self.folder / name, self.seed, validate, self.accelerator, on_step)
-        self.accelerator.free_memory()
+        num_classes, folder = len(val.confidences.dataset.classes), self.folder / name
+        train_reporting(
+            name, stage, data, val, num_classes, settings, folder, self.seed, self.accelerator, self.reporter
+        )
         return stage.eval()
 
 
@@ -177,13 +167,16 @@ def fitted_cascade(train: Trainer, seen: Predicted, val: ConfidenceViews, steps:
         build, settings = partial(new_grn, classes_of(seen)), of_grn(half, steps)
         halves.append(train(f"grn_fold{fold}", build, ConfidenceViews(half), val, settings))
     folder, source = train.folder / "after_grn", ", ".join(identity(half) for half in halves)
-    train.reporter.stage("confidences of GRN", len(seen))
+    held_back, on_image = val.confidences, train.reporter.advance
+    train.reporter.stage("confidences of GRN", len(seen) + len(held_back))
     with torch.inference_mode():
         for half, unseen in zip(halves, folds, strict=True):
-            on_image = train.reporter.advance
-            store_refined(half, seen.subset(unseen), folder, seen.views, source, train.device, on_image)
-    stored = ConfidenceViews(Confidences(seen.dataset, folder))
-    lrn = train("lrn_after_grn", partial(new_lrn, classes_of(seen)), stored, val, of_lrn(seen, steps))
+            store_refined(half, seen.subset(unseen), folder / "seen", seen.views, source, train.device, on_image)
+        store_refined(grn, held_back, folder / "val", [View()], identity(grn), train.device, on_image)
+    views, val = (
+        ConfidenceViews(Confidences(part.dataset, folder / name)) for name, part in (("seen", seen), ("val", held_back))
+    )
+    lrn = train("lrn_after_grn", partial(new_lrn, classes_of(seen)), views, val, of_lrn(seen, steps))
     return Cascade(grn, lrn)
 
 

@@ -28,6 +28,7 @@ from rectiseg.models.checkpoint import load_state, save, save_state
 from rectiseg.models.encoder import Encoder
 from rectiseg.models.grn import GRN
 from rectiseg.ops.likeliest import likeliest
+from rectiseg.progress import Reporter
 from rectiseg.settings import Settings, changed, generator_of, make_optimizer, seed_of
 from rectiseg.types import IGNORE_INDEX, LabelMap, Logits
 from rectiseg.views import TrainingData
@@ -203,6 +204,38 @@ def train_stage(
     with alone_at(folder / "state.safetensors", "wait for it, or choose another folder") if main else nullcontext():
         run = Run(stage, data, settings, seed, accelerator, save_memory)
         return train_to_the_end(run, folder, validate, on_step, follows)
+
+
+def train_reporting(
+    title: str,
+    stage: nn.Module,
+    data: TrainingData,
+    val: TrainingData,
+    num_classes: int,
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    save_memory: bool = False,
+    follows: str = "",
+) -> float:
+    """`train_stage`, validated on whole samples of ``val``; the reporter hears of every step. Memory is free after."""
+
+    def predict(index: int) -> tuple[Tensor, Tensor]:
+        inputs, labels = val.whole(index)
+        return stage(*[tensor.to(accelerator.device) for tensor in inputs]), labels
+
+    def validate(_: nn.Module) -> Scores:
+        return confusion(predict, len(val), num_classes, accelerator)
+
+    def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
+        reporter.step(step, loss, scores)
+
+    reporter.stage(title, settings.epochs * max(1, len(data) // settings.batch))
+    seconds = train_stage(stage, data, settings, folder, seed, validate, accelerator, on_step, save_memory, follows)
+    accelerator.free_memory()
+    return seconds
 
 
 def train_to_the_end(

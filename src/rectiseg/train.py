@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rectiseg.data.confidences import Confidences, View, read_about, store_confidences, store_refined
 from rectiseg.data.datasets import Dataset, PairedFiles, Split, Subset, left_out
 from rectiseg.data.files import digest_of
 from rectiseg.data.registry import open_dataset
 from rectiseg.machine import machine
-from rectiseg.metrics import Scores, class_weights
+from rectiseg.metrics import class_weights
 from rectiseg.models.bilateral_lrn import BilateralLRN
 from rectiseg.models.checkpoint import at_output_stride, identity, load, read_training, save
 from rectiseg.models.combine import Cascade, SceneParser
@@ -41,7 +41,7 @@ from rectiseg.processes import accelerator
 from rectiseg.progress import Reporter
 from rectiseg.recipes import SETTINGS, Recipe
 from rectiseg.settings import Settings, changed
-from rectiseg.stage import confusion, train_stage
+from rectiseg.stage import train_reporting
 from rectiseg.stage_names import StageName
 from rectiseg.types import IGNORE_INDEX
 from rectiseg.views import ConfidenceViews, ImageViews
@@ -405,36 +405,23 @@ class Training:
         seed = self.seed if name.startswith("front") else self.refiner_seed
         torch.manual_seed(seed)
         stage = build().to(self.device)
-
-        def predict(index: int) -> tuple[Tensor, Tensor]:
-            inputs, labels = val.whole(index)
-            return stage(*[tensor.to(self.device) for tensor in inputs]), labels
-
-        def validate(_: nn.Module) -> Scores:
-            return confusion(predict, len(val), self.num_classes, self.accelerator)
-
-        steps = settings.epochs * max(1, len(train) // settings.batch)
-        self.reporter.stage(self.label(name), steps)
-
-        def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
-            self.reporter.step(step, loss, scores)
-
-        seconds = train_stage(
+        seconds = train_reporting(
+            self.label(name),
             stage,
             train,
+            val,
+            self.num_classes,
             settings,
             self.output / self.label(name),
             seed,
-            validate,
             self.accelerator,
-            on_step,
+            self.reporter,
             self.save_memory,
             follows=key,
         )
         if self.accelerator.is_main_process:
             about = {f"{name}_seconds": f"{seconds:.0f}", f"{name}_key": key}
             save(stage, path, self.about | about)
-        self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
         return stage.eval()
 
