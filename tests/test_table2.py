@@ -185,7 +185,17 @@ def test_saved_parsers_join_the_ensemble(folder: Path):
     path = folder / "another.safetensors"
     save(SceneParser(load(folder / "front.safetensors"), Cascade()), path)
     rows = replace(rows_of(folder, seeds=1), ensemble=[path])
-    assert list(measured_in(folder, rows)) == [*TITLES, "ensemble of 2"]
+    first = measured_in(folder, rows)
+    assert list(first) == [*TITLES, "ensemble of 2"]
+    save(changed_weights(SceneParser(load(folder / "front.safetensors"), Cascade())), path)
+    heard = Heard()
+    changed = measured_in(folder, replace(rows_of(folder, heard, seeds=1), ensemble=[path]))
+    assert heard.parts == ["measure ensemble of 2"]
+    path.unlink()
+    kept = measured_in(folder, rows, train=False)  # its record outlives it
+    counts = [found["ensemble of 2"][0].counts["mean IoU"] for found in (first, changed, kept)]
+    assert not counts[0].equal(counts[1])
+    assert counts[1].equal(counts[2])
 
 
 def test_a_drive_is_measured_with_what_never_saw_it(tmp_path: Path):

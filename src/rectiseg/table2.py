@@ -48,7 +48,7 @@ def measure(row: Row, folder: Path, train: bool) -> Measured | None:
     """From its record, or now; None where that would take a training that is not wanted."""
     training = row.training
     path = folder / f"{row.label}.safetensors"
-    about = {"trained": row.trained, "images": digest(training.datasets["val"].names)}
+    about = {"trained": row.trained, "images": digest(training.datasets["val"].names), **row.others}
     network = row.network() if row.is_trained else None
     if network is not None:
         about["network"] = identity(network)
@@ -99,7 +99,7 @@ def milliseconds(rows: Iterable[Row], folder: Path, train: bool = True) -> dict[
     of_networks: dict[str, float] = known.setdefault(machine(), {})
     chosen: dict[str, tuple[str, Row]] = {}
     for row in rows:
-        key = f"{row.title}, {row.trained}"
+        key = ", ".join([row.title, row.trained, *map(str, row.further)])
         if key in of_networks or train or row.is_trained:
             chosen.setdefault(row.title, (key, row))
     if FRONT not in chosen:

@@ -44,7 +44,7 @@ class Row:
     @property
     def is_trained(self) -> bool:
         front = [FRONT] if self.training.confidences is None else []
-        return all(self.training.path_of(stage).exists() for stage in (*front, *self.stages))
+        return all(path.exists() for path in (*map(self.training.path_of, (*front, *self.stages)), *self.further))
 
     @property
     def trained(self) -> str:
@@ -52,8 +52,14 @@ class Row:
         keys = {
             stage: f"{TRIALS} trials" if stage == CRF_FILE else self.training.key_of(stage) for stage in self.stages
         }
-        others = {str(number): identity(load_parser(path)) for number, path in enumerate(self.further, start=2)}
-        return json.dumps({FRONT: self.training.key_of(FRONT), **keys, **others}, sort_keys=True)
+        return json.dumps({FRONT: self.training.key_of(FRONT), **keys}, sort_keys=True)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Which the further parsers are; nothing where their files are gone, which its record outlives, too."""
+        if not self.further or not all(path.exists() for path in self.further):
+            return {}
+        return {"others": ", ".join(identity(load_parser(path)) for path in self.further)}
 
     def seconds(self) -> dict[str, str]:
         """What its trainings took, by the names that they have in the whole training's folder."""
