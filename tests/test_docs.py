@@ -57,6 +57,7 @@ needs_weights = pytest.mark.skipif(
 
 ONLY_PARSED = {
     "torchrun --nproc-per-node 4": "takes four GPUs; test_training_processes.py trains in several processes",
+    "rectiseg train camvid_best": "takes a GPU; that of camvid_lite is run",
     "rectiseg train ade20k_paper": "trains the largest ResNets, whose weights are not here",
     "rectiseg train cityscapes_paper": "trains a ResNet-101, whose weights are not here",
     "rectiseg table2": "goes on from those, or trains six times; test_table2.py does so in seconds",
