@@ -196,11 +196,11 @@ def drives_table(found: Table2, parts: Mapping[str, Mapping[str, Sequence[Measur
             *table(rows.first, found.timed(together), found.drives_images),
             *missing(rows.without_each_drive[next(iter(parts))], together),
             "",
-            f"The drives {', '.join(parts)}: for each, front and refiners were trained on the others, the front for "
-            "fewer epochs than val's; one seed. A GRN started as the front's encoder.",
+            f"Drives: {', '.join(parts)}. For each, front and refiners were trained on the others, the front for fewer "
+            "epochs than val's; one seed. A GRN started as the front's encoder.",
         ]
     unmeasured = [drive for drive in drives_of(rows.first) if drive not in parts]
-    return [*lines, "", f"Not measured: the drives {', '.join(unmeasured)}."] if unmeasured else lines
+    return [*lines, "", f"Drives not measured: {', '.join(unmeasured)}."] if unmeasured else lines
 
 
 def missing(rows: Iterable[Row], found: Mapping[str, Sequence[Measured]]) -> list[str]:
