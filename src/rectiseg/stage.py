@@ -187,7 +187,7 @@ def train_stage(
     seed: int,
     validate: Callable[[nn.Module], Scores],
     accelerator: Accelerator,
-    on_step: Callable[[int, int, float, Scores | None], None] = lambda step, steps, loss, scores: None,
+    on_step: Callable[[int, float, Scores | None], None] = lambda step, loss, scores: None,
     save_memory: bool = False,
     follows: str = "",
 ) -> float:
@@ -229,11 +229,10 @@ def train_reporting(
     def validate(_: nn.Module) -> Scores:
         return confusion(predict, len(val), num_classes, accelerator)
 
-    def on_step(step: int, _: int, loss: float, scores: Scores | None) -> None:
-        reporter.step(step, loss, scores)
-
     reporter.stage(title, settings.epochs * max(1, len(data) // settings.batch))
-    seconds = train_stage(stage, data, settings, folder, seed, validate, accelerator, on_step, save_memory, follows)
+    seconds = train_stage(
+        stage, data, settings, folder, seed, validate, accelerator, reporter.step, save_memory, follows
+    )
     accelerator.free_memory()
     return seconds
 
@@ -242,7 +241,7 @@ def train_to_the_end(
     run: Run,
     folder: Path,
     validate: Callable[[nn.Module], Scores],
-    on_step: Callable[[int, int, float, Scores | None], None],
+    on_step: Callable[[int, float, Scores | None], None],
     follows: str,
 ) -> float:
     """`train_stage`, in a folder that no other run writes."""
@@ -277,7 +276,7 @@ def train_to_the_end(
                     save_state(state, stage, run.optimizer, about)
             if scores is not None:
                 run.best = max(run.best, scores.mean_iou)
-            on_step(run.step, run.steps, loss, scores)
+            on_step(run.step, loss, scores)
             run.seconds = time.monotonic() - start
     accelerator.wait_for_everyone()
     stage.eval()

@@ -245,7 +245,7 @@ def numbers_in(archive: zipfile.ZipFile, name: str) -> int:
         with archive.open(name) as file:
             shape, _ = npy_header(file)
         return math.prod(shape)
-    except Exception:  # numpy reads a header as Python, as in `read_array`, which is next and says what is wrong
+    except Exception:  # of many kinds, zipfile's and numpy's: `read_array`, which is next, says what is wrong
         return 0
 
 
